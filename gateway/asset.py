@@ -1,0 +1,69 @@
+"""Assets: the machines and plots that tags belong to, declared by name or by pattern."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+from pydantic import Field
+
+from gateway.errors import SluicegateError
+from gateway.settings import Settings
+from gateway.tag import Tag
+
+__all__ = ["AssetSettings", "Assets", "UnknownAsset"]
+
+
+class UnknownAsset(SluicegateError):
+    """A name that no [[asset]] entry covers."""
+
+
+class AssetSettings(Settings):
+    """One [[asset]]: a machine, or every machine whose name matches a pattern."""
+
+    name: str = Field(min_length=1, description='name or pattern, such as "pump-7" or "pump-*"')
+    asset_class: str = Field(
+        alias="class", min_length=1, description="what it is; names the measurement"
+    )
+    labels: dict[str, str] = Field(default_factory=dict, description="further labels, such as area")
+
+
+class Assets:
+    """Which class and labels an asset has; the first entry that matches its name decides."""
+
+    def __init__(self, entries: Sequence[AssetSettings], *, gateway: str, site: str) -> None:
+        self._entries = tuple(entries)
+        self._common = {"gateway": gateway} | ({"site": site} if site else {})
+        self._found: dict[str, AssetSettings] = {}
+
+    def find(self, name: str) -> AssetSettings:
+        """The entry that covers an asset; raises UnknownAsset."""
+        found = self._found.get(name)
+        if found is not None:
+            return found
+        for entry in self._entries:
+            if fnmatchcase(name, entry.name):
+                self._found[name] = entry
+                return entry
+        raise UnknownAsset(
+            f"asset {name!r} is not declared",
+            hint=f'add [[asset]] with name = "{name}" and a class',
+        )
+
+    def tag(self, asset: str, field: str, **facts: Any) -> Tag:
+        """A raw tag `<asset>.<field>` with the class and labels of its asset; raises UnknownAsset.
+
+        `facts` are the other attributes of `Tag`: source, data_type, scale, eng_unit, ...
+        """
+        entry = self.find(asset)
+        labels = self._common | entry.labels | {"asset": asset}
+        return Tag(
+            name=f"{asset}.{field}",
+            asset=asset,
+            asset_class=entry.asset_class,
+            field=field,
+            measurement=entry.asset_class,
+            labels=tuple(sorted(labels.items())),
+            **facts,
+        )

@@ -1,0 +1,77 @@
+"""What sluicegate.toml may say, as typed, frozen objects."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from gateway.asset import AssetSettings
+from gateway.inference.config import ModelSettings
+from gateway.settings import Seconds, Settings
+from gateway.sinks.config import Influx1Settings, Influx2Settings
+from gateway.sources.modbus.config import ModbusSettings
+from gateway.sources.mqtt.config import MqttSettings
+from gateway.spool.config import SpoolSettings
+from gateway.stages.config import AggregateSettings
+
+__all__ = ["GatewaySettings", "HttpSettings", "SinkSettings", "Sluicegate", "SourceSettings"]
+
+SourceSettings = Annotated[ModbusSettings | MqttSettings, Field(discriminator="type")]
+SinkSettings = Annotated[Influx2Settings | Influx1Settings, Field(discriminator="type")]
+
+
+class HttpSettings(Settings):
+    """The gateway's own page, /healthz and /metrics."""
+
+    enabled: bool = True
+    listen: str = Field(
+        default="127.0.0.1:8080", description="address:port; port 0 takes a free one"
+    )
+
+    @field_validator("listen")
+    @classmethod
+    def _address_and_port(cls, listen: str) -> str:
+        host, colon, port = listen.rpartition(":")
+        try:
+            ip_address(host.strip("[]"))
+            good = bool(colon) and 0 <= int(port) <= 65535
+        except ValueError:
+            good = False
+        if not good:
+            raise ValueError('write an IP address and a port, such as "127.0.0.1:8080"')
+        return listen
+
+
+class GatewaySettings(Settings):
+    """The gateway itself."""
+
+    name: str = Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.-]+$")
+    site: str = Field(default="", max_length=64)
+    data_dir: Path = Field(default=Path("/var/lib/sluicegate"))
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    tags_max: int = Field(default=100_000, ge=1)
+    turn: Seconds = Field(
+        default=0.01,
+        gt=0,
+        le=1,
+        description="how long arrivals are gathered before they are worked",
+    )
+    deadband_report: Seconds = Field(
+        default=60.0, gt=0, description="a tag with a deadband is reported at least this often"
+    )
+    http: HttpSettings = HttpSettings()
+    spool: SpoolSettings = SpoolSettings()
+
+
+class Sluicegate(Settings):
+    """The whole file."""
+
+    gateway: GatewaySettings
+    sources: tuple[SourceSettings, ...] = Field(alias="source", min_length=1)
+    assets: tuple[AssetSettings, ...] = Field(alias="asset", default=())
+    models: tuple[ModelSettings, ...] = Field(alias="model", default=())
+    aggregates: tuple[AggregateSettings, ...] = Field(alias="aggregate", default=())
+    sinks: tuple[SinkSettings, ...] = Field(alias="sink", default=())

@@ -1,0 +1,128 @@
+"""What every part's settings are made of: a frozen, strict base and the units users write.
+
+Each part declares its own settings class beside its code; `gateway.config.schema` composes them.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, WithJsonSchema
+
+from gateway.errors import SluicegateError
+
+__all__ = ["Bytes", "Seconds", "Secret", "SecretReference", "Settings", "matches_any"]
+
+
+class Settings(BaseModel):
+    """Frozen, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_SIZE = re.compile(r"(\d+)\s*(B|KiB|MiB|GiB)")
+_BYTES = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+
+
+def _seconds(value: Any) -> Any:
+    if isinstance(value, str):
+        match = _DURATION.fullmatch(value.strip())
+        if match is None:
+            raise ValueError('write a number and a unit, such as "500ms", "1s", "5m", "2h" or "7d"')
+        return float(match[1]) * _SECONDS[match[2]]
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError('write a duration such as "1s"')  # noqa: TRY004 - pydantic wants ValueError
+    return float(value)
+
+
+def _bytes(value: Any) -> Any:
+    if isinstance(value, str):
+        match = _SIZE.fullmatch(value.strip())
+        if match is None:
+            raise ValueError('write a whole number and a unit, such as "64KiB", "512MiB" or "2GiB"')
+        return int(match[1]) * _BYTES[match[2]]
+    return value
+
+
+def _secret(value: Any) -> Any:
+    if isinstance(value, Secret):
+        return value
+    if not isinstance(value, str) or not value.startswith(("env:", "file:")):
+        # The value itself is never repeated: it may be the secret.
+        raise ValueError('secrets are not kept in this file; write "env:NAME" or "file:/path"')
+    return Secret(value)
+
+
+class Secret:
+    """A reference to a secret, read anew each time it is used, so that it can be rotated."""
+
+    def __init__(self, reference: str) -> None:
+        self.reference = reference
+
+    def __repr__(self) -> str:
+        return f"Secret({self.reference!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and other.reference == self.reference
+
+    def __hash__(self) -> int:
+        return hash(self.reference)
+
+    def read(self) -> str:
+        """The secret; SluicegateError, naming the reference, when it is not there.
+
+        A relative `file:` is looked up in systemd's $CREDENTIALS_DIRECTORY.
+        """
+        kind, _, where = self.reference.partition(":")
+        if kind == "env":
+            if where not in os.environ:
+                raise SluicegateError(
+                    f"environment variable {where} is not set",
+                    hint=f"set it, or change {self.reference!r} in the configuration",
+                )
+            return os.environ[where]
+        path = Path(os.environ.get("CREDENTIALS_DIRECTORY", ".")) / where
+        try:
+            return path.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise SluicegateError(
+                f"cannot read the secret file {path}: {error}",
+                hint="create it, readable by the service's user, or change the configuration",
+            ) from error
+
+
+Seconds = Annotated[
+    float,
+    BeforeValidator(_seconds),
+    WithJsonSchema({"type": "string", "pattern": f"^{_DURATION.pattern}$", "examples": ["1s"]}),
+]
+"""A duration: "500ms", "1s", "5m", "2h", "7d" in the file, seconds in the program."""
+
+Bytes = Annotated[
+    int,
+    BeforeValidator(_bytes),
+    WithJsonSchema({"type": "string", "pattern": f"^{_SIZE.pattern}$", "examples": ["512MiB"]}),
+]
+"""A size: "64KiB", "512MiB", "2GiB" in the file, bytes in the program."""
+
+
+def _secret_schema() -> dict[str, Any]:
+    return {"type": "string", "pattern": "^(env|file):.+$", "examples": ["env:INFLUX_TOKEN"]}
+
+
+SecretReference = Annotated[
+    Any,
+    BeforeValidator(_secret),
+    WithJsonSchema(_secret_schema()),
+]
+
+
+def matches_any(name: str, patterns: tuple[str, ...]) -> bool:
+    """Whether a name matches one of some shell-style patterns (`*`, `?`, `[ab]`), case and all."""
+    return any(fnmatchcase(name, pattern) for pattern in patterns)

@@ -1,0 +1,79 @@
+"""Sinks drain the spool. This is their contract; a destination is one file beside this one.
+
+A sink encodes and sends one batch and says what became of it. Retrying, bisecting, dead letters,
+the cursor and the statistics are `gateway.sinks.delivery`, the same for every sink.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Protocol
+
+from gateway.frame import Frame
+from gateway.tag import TagTable
+
+__all__ = ["Receipt", "Sink", "SinkStats", "build_sink"]
+
+_NONE: Mapping[int, str] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
+    """What a sink did with a frame; rows in neither set are kept and offered again."""
+
+    accepted: range
+    rejected: Mapping[int, str] = field(
+        default_factory=lambda: _NONE
+    )  # row -> the server's reason, or ours
+
+
+@dataclass(slots=True)
+class SinkStats:
+    """What an operator wants to know of one sink. Counters only rise."""
+
+    state: str = "starting"  # sending, idle, retrying, parked
+    batches_total: int = 0
+    samples_total: int = 0
+    bytes_total: int = 0  # as sent
+    retries_total: int = 0
+    dead_letters_total: int = 0
+    error_last: str = ""
+    latency_ms_last: float = 0.0
+    lag_s: float = 0.0  # age of the oldest sample not yet delivered
+    lag_samples: int = 0
+
+
+class Sink(Protocol):
+    """One [[sink]]."""
+
+    name: str
+    stats: SinkStats
+
+    def session(self) -> AbstractAsyncContextManager[None]:
+        """Holds what the sink works with (a connection pool); does not need the server."""
+        ...
+
+    async def write(self, frame: Frame) -> Receipt:
+        """Send one frame.
+
+        Raises SinkUnavailable (send the same again), SinkParked (a person must act),
+        SinkTooLarge (halve it) or SinkRejected (something in it is poison, find it).
+        """
+        ...
+
+
+_BUILDERS = {
+    "influxdb1": "gateway.sinks.influxdb",
+    "influxdb2": "gateway.sinks.influxdb",
+}
+
+
+def build_sink(settings: Any, table: TagTable) -> Sink:
+    """The sink for one validated [[sink]]; its module has a function `build`."""
+    module = importlib.import_module(_BUILDERS[settings.type])
+    sink: Sink = module.build(settings, table)
+    return sink

@@ -1,0 +1,1 @@
+"""Modbus TCP: scan classes over one connection, requests planned, answers decoded per block."""

@@ -1,0 +1,28 @@
+"""What [gateway.spool] may say."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from gateway.settings import Bytes, Seconds, Settings
+
+__all__ = ["SpoolSettings"]
+
+MiB = 2**20
+
+
+class SpoolSettings(Settings):
+    """How much is kept on disk, and how often it is made durable."""
+
+    bytes_max: Bytes = Field(default=512 * MiB, ge=16 * MiB, description="of all lanes together")
+    segment_bytes: Bytes = Field(default=4 * MiB, ge=64 * 1024)
+    raw: bool = Field(default=True, description="keep raw frames; off spares the card, see check")
+    commit_period: Seconds = Field(
+        default=0.5, gt=0, le=10, description="the most a crash can take"
+    )
+    commit_bytes: Bytes = Field(
+        default=256 * 1024, description="commit at once when this much waits"
+    )
+    pending_bytes_max: Bytes = Field(
+        default=16 * MiB, description="waiting for the disk; above it sources are held back"
+    )

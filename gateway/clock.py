@@ -1,4 +1,4 @@
-"""What time it is: monotonic for intervals, UTC nanoseconds for stamps; a clock that tests can turn.
+"""What time it is: monotonic for intervals, UTC nanoseconds for stamps; one that tests can turn.
 
 UTC is monotonic time plus an offset, so stamps never run backwards between two steps of the
 wall clock. `follow_wall` compares the two and adopts a step once, visibly.

@@ -15,7 +15,15 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, WithJsonSchema
 
 from gateway.errors import SluicegateError
 
-__all__ = ["Bytes", "Seconds", "Secret", "SecretReference", "Settings", "matches_any"]
+__all__ = [
+    "Bytes",
+    "Seconds",
+    "Secret",
+    "SecretReference",
+    "Settings",
+    "matches_any",
+    "parse_duration",
+]
 
 
 class Settings(BaseModel):
@@ -30,12 +38,17 @@ _SIZE = re.compile(r"(\d+)\s*(B|KiB|MiB|GiB)")
 _BYTES = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
 
+def parse_duration(text: str) -> float:
+    """Seconds of a duration as users write it; ValueError says what would be right."""
+    match = _DURATION.fullmatch(text.strip())
+    if match is None:
+        raise ValueError('write a number and a unit, such as "500ms", "1s", "5m", "2h" or "7d"')
+    return float(match[1]) * _SECONDS[match[2]]
+
+
 def _seconds(value: Any) -> Any:
     if isinstance(value, str):
-        match = _DURATION.fullmatch(value.strip())
-        if match is None:
-            raise ValueError('write a number and a unit, such as "500ms", "1s", "5m", "2h" or "7d"')
-        return float(match[1]) * _SECONDS[match[2]]
+        return parse_duration(value)
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ValueError('write a duration such as "1s"')  # noqa: TRY004 - pydantic wants ValueError
     return float(value)

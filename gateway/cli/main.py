@@ -1,0 +1,50 @@
+"""`sluicegate`: one command, a module a group of subcommands.
+
+Exit codes follow sysexits.h: 0 done, 64 usage, 70 a defect of ours, 78 the configuration.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from gateway import __version__
+from gateway.errors import ConfigError, SluicegateError
+
+__all__ = ["main"]
+
+EX_CONFIG = 78
+EX_UNAVAILABLE = 69
+
+# Each has add_parser(subparsers), which sets `run`; what is heavy is imported inside `run`.
+_COMMANDS = ("run", "check", "query", "simulate")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="sluicegate",
+        description="Edge gateway: Modbus and MQTT in, anomaly models, a durable store.",
+    )
+    parser.add_argument("--version", action="version", version=f"sluicegate {__version__}")
+    subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
+    for name in _COMMANDS:
+        importlib.import_module(f"gateway.cli.{name}").add_parser(subparsers)
+    options = parser.parse_args(arguments)
+    try:
+        code: int = options.run(options)
+    except ConfigError as error:
+        for problem in error.problems:
+            print(problem, file=sys.stderr)
+        print(f"{len(error.problems)} to mend", file=sys.stderr)
+        return EX_CONFIG
+    except SluicegateError as error:
+        print(f"sluicegate: {error}", file=sys.stderr)
+        return EX_UNAVAILABLE
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        return 0
+    return code

@@ -1,0 +1,95 @@
+"""`sluicegate query CONFIG TAG ...`: ask the spool, whether the gateway runs or not."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from gateway.errors import SluicegateError
+
+__all__ = ["add_parser"]
+
+SAMPLES_MAX = 1_000_000
+
+
+def add_parser(subparsers: Any) -> None:
+    """The `query` command."""
+    parser = subparsers.add_parser(
+        "query",
+        help="ask the spool by tag and time",
+        description="Print stored samples, oldest first. Works beside a running gateway.",
+    )
+    parser.add_argument("config", type=Path, help="sluicegate.toml")
+    parser.add_argument("tags", nargs="*", default=["*"], help='tag names or patterns; "*" = all')
+    parser.add_argument("--lane", choices=("raw", "aggregate", "score", "event"), default="raw")
+    parser.add_argument(
+        "--from", dest="start", default="1h", help='"15m" ago, or 2026-01-31T12:00 (UTC)'
+    )
+    parser.add_argument("--to", dest="end", default="0s", help="likewise; default now")
+    parser.add_argument("--format", choices=("csv", "json"), default="csv")
+    parser.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from gateway.config.load import load
+    from gateway.frame import Lane
+    from gateway.spool.history import History
+    from gateway.tag import Quality, TagTable
+
+    config = load(options.config)
+    table = TagTable(config.settings.gateway.tags_max * 10)
+    history = History.open_readonly(config.settings.gateway.data_dir / "spool", table)
+    frame = history.query_now(
+        options.tags,
+        _time_ns(options.start),
+        _time_ns(options.end),
+        lane=Lane[options.lane.upper()],
+        samples_max=SAMPLES_MAX,
+    )
+    rows = (
+        (
+            datetime.fromtimestamp(int(t_ns) // 10**9, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+            + f".{int(t_ns) % 10**9:09d}Z",
+            table[int(tag_id)].name,
+            frame.value(row),
+            table[int(tag_id)].eng_unit,
+            Quality(int(quality)).name.lower(),
+        )
+        for row, (t_ns, tag_id, quality) in enumerate(
+            zip(frame.t_ns, frame.tag_ids, frame.quality, strict=True)
+        )
+    )
+    header = ("time", "tag", "value", "eng_unit", "quality")
+    if options.format == "json":
+        for row in rows:
+            print(json.dumps(dict(zip(header, row, strict=True))))
+    else:
+        writer = csv.writer(sys.stdout)
+        writer.writerow(header)
+        writer.writerows(rows)
+    return 0
+
+
+def _time_ns(text: str) -> int:
+    from gateway.settings import parse_duration
+
+    try:
+        return time.time_ns() - round(parse_duration(text) * 1e9)
+    except ValueError:
+        pass
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise SluicegateError(
+            f"{text!r} is not a time",
+            hint='write "15m" for a quarter of an hour ago, or an ISO date',
+        ) from error
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return round(moment.timestamp() * 1e9)

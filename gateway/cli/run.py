@@ -1,0 +1,81 @@
+"""`sluicegate run CONFIG`: the gateway as a service."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import logging
+import os
+import signal
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+__all__ = ["add_parser"]
+
+log = logging.getLogger(__name__)
+
+
+def add_parser(subparsers: Any) -> None:
+    """The `run` command."""
+    parser = subparsers.add_parser(
+        "run",
+        help="run the gateway",
+        description="Run the gateway until SIGTERM or SIGINT; it drains and exits within 5 s.",
+    )
+    parser.add_argument("config", type=Path, help="sluicegate.toml")
+    parser.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    # One thread works; BLAS pools would only hold memory. Before numpy is imported.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    import uvloop
+
+    from gateway.config.load import load
+    from gateway.ops.logs import setup_logging
+
+    config = load(options.config)
+    setup_logging(config.settings.gateway.log_level)
+    for warning in config.warnings:
+        log.warning("config.warning %s", warning)
+    uvloop.run(_serve(config))
+    return 0
+
+
+async def _serve(config: Any) -> None:
+    from gateway.clock import SystemClock
+    from gateway.ops.status import Status
+    from gateway.ops.systemd import Notifier, Watchdog
+    from gateway.pipeline import Gateway
+
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    gateway = Gateway(config, SystemClock())
+    status = Status(gateway)
+    notifier = Notifier.from_environment()
+    async with AsyncExitStack() as opened:
+        await opened.enter_async_context(gateway.opened())
+        http = config.settings.gateway.http
+        if http.enabled:
+            from gateway.ops.http import serve
+
+            host, port = await opened.enter_async_context(serve(status, http))
+            log.info("gateway.page url=http://%s:%d/", host, port)
+        # What start-up made lives as long as the process; the collector need not look at it again.
+        gc.collect()
+        gc.freeze()
+        async with asyncio.TaskGroup() as tasks:
+            watching = tasks.create_task(Watchdog(notifier, status.progress).run(), name="watchdog")
+            running = tasks.create_task(gateway.run(stop), name="gateway")
+            notifier.ready()
+            log.info("gateway.ready name=%s tags=%d", status.name, len(gateway.table))
+            await stop.wait()
+            notifier.stopping()
+            await running
+            watching.cancel()
+    log.info("gateway.stopped")

@@ -1,0 +1,179 @@
+"""The wiring: sources -> channel -> turns -> spool -> deliveries, and the order of start and stop.
+
+    supervise(source) --put--> Channel --gather--> Turns --append--> Spool
+                                                                |-- durable --> source
+                                                                `-- reader --> Delivery
+
+Start: the spool recovers, the raw lane's tail is replayed, sinks begin to drain, then sources
+connect. Stop: sources end, what has arrived is worked and made durable, and only then do the
+sinks stop, wherever they are; the spool remembers the rest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gateway.asset import Assets
+from gateway.channel import Channel
+from gateway.clock import Clock
+from gateway.config.load import Config
+from gateway.frame import Arrival, Lane
+from gateway.sinks import Sink, build_sink
+from gateway.sinks.deadletters import DeadLetters
+from gateway.sinks.delivery import Delivery
+from gateway.sources import Source, SourceContext, build_source
+from gateway.sources.supervise import supervise
+from gateway.spool.log import Spool
+from gateway.tag import TagTable
+from gateway.turns import Turns
+
+if TYPE_CHECKING:
+    from gateway.inference.engine import Engine
+
+__all__ = ["Gateway"]
+
+log = logging.getLogger(__name__)
+
+# Windows and model ticks are at whole seconds at the finest; a silent plant still turns this often.
+IDLE_TURN_S = 0.25
+# A supervisor grants five seconds from SIGTERM to exit; the disk gets three of them.
+DRAIN_S = 3.0
+CLOCK_CHECK_S = 1.0
+
+
+class Gateway:
+    """One configuration, running."""
+
+    def __init__(self, config: Config, clock: Clock) -> None:
+        settings = config.settings
+        self.config = config
+        self.clock = clock
+        self.table = TagTable(settings.gateway.tags_max)
+        self.channel = Channel()
+        self.clock_steps_total = 0
+        self.started_s = clock.monotonic_s()
+        context = SourceContext(
+            clock=clock,
+            table=self.table,
+            assets=Assets(
+                settings.assets, gateway=settings.gateway.name, site=settings.gateway.site
+            ),
+            gateway_name=settings.gateway.name,
+            has_room=self.channel.has_room,
+        )
+        self.sources: list[Source] = [build_source(entry, context) for entry in settings.sources]
+        self.engine = _build_engine(config, self.table)
+        self.turns = Turns(
+            self.table, settings.aggregates, settings.gateway.deadband_report, self.engine
+        )
+        self.sinks: list[Sink] = [build_sink(entry, self.table) for entry in settings.sinks]
+        self.spool: Spool
+        self._acknowledge: dict[asyncio.Future[int], list[Callable[[], None]]] = {}
+
+    @asynccontextmanager
+    async def opened(self) -> AsyncIterator[Gateway]:
+        """The gateway with its spool open and its memory rebuilt."""
+        directory = self.config.settings.gateway.data_dir
+        spool_settings = self.config.settings.gateway.spool
+        async with Spool.open(directory / "spool", spool_settings, self.table, self.clock) as spool:
+            self.spool = spool
+            began_s = self.clock.monotonic_s()
+            missing = self.turns.recover(spool)
+            self.turns.stats.replay_ms = (self.clock.monotonic_s() - began_s) * 1000
+            if missing is not None:
+                await spool.append(missing)
+            yield self
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until `stop` is set, then drain. Needs `opened()`."""
+        async with asyncio.TaskGroup() as tasks:
+            draining = asyncio.Event()
+            delivering = tasks.create_task(self._deliver(), name="sinks")
+            following = tasks.create_task(self._follow_clock(), name="clock")
+            turning = tasks.create_task(self._turn(draining), name="turns")
+            reading = tasks.create_task(self._read(), name="sources")
+            await stop.wait()
+            log.info("gateway.stopping")
+            reading.cancel()
+            await asyncio.wait([reading])
+            draining.set()
+            await asyncio.wait([turning], timeout=DRAIN_S)
+            if turning.cancel():
+                log.error("gateway.not_drained reason=the disk did not answer in %s s", DRAIN_S)
+            following.cancel()
+            delivering.cancel()
+
+    async def _read(self) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            for source in self.sources:
+                tasks.create_task(
+                    supervise(source, self.channel.put, self.clock), name=f"source:{source.name}"
+                )
+
+    async def _deliver(self) -> None:
+        async with AsyncExitStack() as opened, asyncio.TaskGroup() as tasks:
+            for sink, settings in zip(self.sinks, self.config.settings.sinks, strict=True):
+                await opened.enter_async_context(sink.session())
+                lanes = [Lane[name.upper()] for name in settings.lanes]
+                delivery = Delivery(
+                    sink=sink,
+                    reader=self.spool.reader(sink.name, lanes),
+                    settings=settings,
+                    clock=self.clock,
+                    dead_letters=DeadLetters(self._dead_letter_path(sink.name)),
+                    table=self.table,
+                )
+                tasks.create_task(delivery.run(), name=f"sink:{sink.name}")
+
+    def _dead_letter_path(self, sink: str) -> Path:
+        return self.config.settings.gateway.data_dir / "dead-letters" / f"{sink}.jsonl"
+
+    async def _turn(self, draining: asyncio.Event) -> None:
+        turn_s = self.config.settings.gateway.turn
+        while not draining.is_set():
+            # With the spool full nothing is taken; the channel fills and holds the sources back.
+            await self.spool.wait_for_room()
+            self._work(await self.channel.gather(turn_s, IDLE_TURN_S))
+        await self._work(self.channel.take())
+        await asyncio.sleep(0)  # the acknowledgements hang on the same future
+
+    def _work(self, arrivals: list[Arrival]) -> asyncio.Future[int]:
+        began_s = self.clock.monotonic_s()
+        turn = self.turns.turn(arrivals, self.clock.utc_ns())
+        durable = self.spool.append(turn)
+        self.turns.stats.turn_ms_last = (self.clock.monotonic_s() - began_s) * 1000
+        waiting = [a.on_durable for a in arrivals if a.on_durable is not None]
+        if waiting:
+            known = self._acknowledge.setdefault(durable, [])
+            if not known:
+                durable.add_done_callback(self._on_durable)
+            known += waiting
+        return durable
+
+    def _on_durable(self, durable: asyncio.Future[int]) -> None:
+        waiting = self._acknowledge.pop(durable)
+        if durable.cancelled() or durable.exception() is not None:
+            return
+        for on_durable in waiting:
+            on_durable()
+
+    async def _follow_clock(self) -> None:
+        while True:
+            await asyncio.sleep(CLOCK_CHECK_S)
+            step_ns = self.clock.follow_wall()
+            if step_ns:
+                self.clock_steps_total += 1
+                log.warning("clock.stepped seconds=%.3f", step_ns / 1e9)
+
+
+def _build_engine(config: Config, table: TagTable) -> Engine | None:
+    if not config.settings.models:
+        return None
+    from gateway.inference.engine import Engine  # noqa: PLC0415 - loads ONNX Runtime
+
+    return Engine(config.settings.models, table, config.path.parent)

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from gateway.frame import Frame
+from gateway.stages.condition import Condition
+from gateway.tag import DataType, Quality, TagTable
+from tests.samples import make_frame, make_tag
+
+
+def test_values_become_engineering_units(table: TagTable) -> None:
+    plain = table.add(make_tag("pump.flow"))
+    scaled = table.add(make_tag("pump.pressure", scale=0.01, offset=-1.0))
+    frame = Condition(table).apply(make_frame([(0, plain, 250.0), (0, scaled, 250.0)]), 0)
+    assert frame.values.tolist() == [250.0, 1.5]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_what_is_no_number_is_a_sensor_failure(table: TagTable, value: float) -> None:
+    tag = table.add(make_tag("pump.flow"))
+    frame = Condition(table).apply(make_frame([(0, tag, value)]), 0)
+    assert frame.quality.tolist() == [Quality.BAD_SENSOR_FAILURE]
+
+
+@pytest.mark.parametrize(
+    ("value", "quality"),
+    [
+        (-0.1, Quality.UNCERTAIN_RANGE),
+        (0.0, Quality.GOOD),
+        (16.0, Quality.GOOD),
+        (16.1, Quality.UNCERTAIN_RANGE),
+    ],
+)
+def test_the_plausible_range_includes_its_ends(
+    table: TagTable, value: float, quality: Quality
+) -> None:
+    tag = table.add(make_tag("pump.pressure", eu_low=0.0, eu_high=16.0))
+    frame = Condition(table).apply(make_frame([(0, tag, value)]), 0)
+    assert frame.quality.tolist() == [quality]
+
+
+def test_a_quality_that_is_worse_already_keeps_its_reason(table: TagTable) -> None:
+    tag = table.add(make_tag("pump.pressure", eu_low=0.0, eu_high=16.0))
+    frame = make_frame([(0, tag, 99.0), (0, tag, np.nan)], quality=Quality.BAD_TIMEOUT)
+    assert Condition(table).apply(frame, 0).quality.tolist() == [Quality.BAD_TIMEOUT] * 2
+
+
+def test_strings_and_exact_integers_pass_but_not_those_of_scaled_tags(table: TagTable) -> None:
+    text = table.add(make_tag("meter.model", data_type=DataType.STRING))
+    energy = table.add(make_tag("meter.energy", data_type=DataType.UINT64))
+    scaled = table.add(make_tag("meter.power", data_type=DataType.UINT64, scale=0.5))
+    raw = make_frame([(0, text, np.nan), (0, energy, 2.0**60), (0, scaled, 2.0**60)])
+    exact = {0: "PM8000", 1: 2**60 + 1, 2: 2**60 + 1}
+    frame = Condition(table).apply(Frame(raw.t_ns, raw.tag_ids, raw.values, raw.quality, exact), 0)
+    assert dict(frame.exact) == {0: "PM8000", 1: 2**60 + 1}
+    assert frame.value(2) == 2.0**59
+    assert frame.quality.tolist() == [Quality.GOOD] * 3

@@ -1,0 +1,48 @@
+# Two commands set everything up on a fresh machine: `make demo` and `make test`.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint bench fuzz soak format lock clean packages
+
+help:  ## this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 10
+
+demo: $(VENV)/demo.stamp  ## both plants, the gateway and its page; Ctrl-C ends it all
+	@$(BIN)/python -m simulators.demo
+
+test: packages $(VENV)/test.stamp lint  ## lint, then every test, against real servers
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/test.stamp  ## ruff, mypy --strict, the import rule
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+bench: $(VENV)/test.stamp  ## the figures of bench/RESULTS.md
+	$(BIN)/python -m bench
+
+soak: packages $(VENV)/test.stamp  ## ten minutes of a plant, then 20 kills, counted in a real database
+	$(BIN)/python -m bench.soak
+
+format: $(VENV)/test.stamp  ## ruff, mending what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock:  ## resolve the dependencies of pyproject.toml anew (needs uv)
+	deploy/locks/resolve
+
+packages:
+	@tests/install-packages
+
+clean:  ## remove everything that make made
+	rm -rf $(VENV) .demo build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/%.stamp: deploy/locks/%.lock pyproject.toml
+	@deploy/locks/install "$(PYTHON)" $(VENV) $<
+	@touch $@

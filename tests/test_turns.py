@@ -1,0 +1,154 @@
+"""Recovery: what a crash interrupts ends up exactly as if it had not happened."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway.frame import EMPTY_FRAME, Arrival, Frame, Lane, Turn
+from gateway.stages.config import AggregateSettings
+from gateway.tag import TagTable
+from gateway.turns import Turns
+from tests.samples import make_frame, make_tag
+
+S = 10**9
+
+
+class FakeSpool:
+    """Keeps turns in memory; a commit group is a raw record and the records derived from it."""
+
+    def __init__(self) -> None:
+        self.raw: list[tuple[int, Turn]] = []
+        self.derived: dict[Lane, list[tuple[int, Frame]]] = {lane: [] for lane in Lane}
+        self.sequence = 0
+
+    def commit(self, turns: list[Turn], *, only_raw: bool = False) -> None:
+        self.sequence += 1
+        for turn in turns:
+            raw = turn.frames.get(Lane.RAW, EMPTY_FRAME)
+            self.raw.append((self.sequence, Turn(turn.now_ns, {Lane.RAW: raw})))
+            if not only_raw:
+                self.keep(turn, self.sequence)
+
+    def keep(self, turn: Turn, sequence: int) -> None:
+        for lane, frame in turn.frames.items():
+            if lane is not Lane.RAW:
+                self.derived[lane].append((sequence, frame))
+
+    @property
+    def last_turn_ns(self) -> int:
+        return self.raw[-1][1].now_ns if self.raw else 0
+
+    def replay(self, since_ns: int) -> Iterator[tuple[int, Turn]]:
+        return ((sequence, turn) for sequence, turn in self.raw if turn.now_ns >= since_ns)
+
+    def applied(self, lane: Lane) -> int:
+        return max((sequence for sequence, _ in self.derived[lane]), default=0)
+
+    def tail(self, lane: Lane, samples_max: int) -> Frame:
+        return Frame.concatenate([f for _, f in self.derived[lane]]).rows(-samples_max, samples_max)
+
+
+def new_turns(tags: int = 3) -> tuple[TagTable, Turns]:
+    table = TagTable()
+    for i in range(tags):
+        table.add(make_tag(f"pump.t{i}", deadband=0.5 if i == 2 else 0.0))
+    aggregates = [
+        AggregateSettings(every="10s", statistics=("mean", "count", "last")),  # type: ignore[arg-type]
+        AggregateSettings(every="3s", lateness="1s"),  # type: ignore[arg-type]
+    ]
+    return table, Turns(table, aggregates, deadband_report_s=60.0, engine=None)
+
+
+def told(table: TagTable, frames: Iterable[Frame]) -> dict[tuple[str, int], float]:
+    """What a database holds in the end: the last value of each series and time."""
+    whole = Frame.concatenate(list(frames))
+    rows = zip(whole.tag_ids.tolist(), whole.t_ns.tolist(), whole.values.tolist(), strict=True)
+    return {(table[tag].name, t_ns): value for tag, t_ns, value in rows}
+
+
+arrivals = st.lists(
+    st.lists(st.tuples(st.integers(-30, 0), st.integers(0, 2), st.integers(-9, 9)), max_size=6),
+    min_size=1,
+    max_size=50,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(arrivals, st.data())
+def test_aggregates_after_a_crash_are_those_without_one(
+    batches: list[list[tuple[int, int, int]]], data: st.DataObject
+) -> None:
+    start = 1_000_000
+    frames = [
+        make_frame([(start + i + ago, tag, float(v)) for ago, tag, v in batch])
+        for i, batch in enumerate(batches)
+    ]
+    table, turns = new_turns()
+    quiet = [turns.turn([Arrival(frame)], (start + i) * S) for i, frame in enumerate(frames)]
+    end = [turns.turn([], (start + len(frames) + i) * S) for i in range(40)]
+    truth = told(table, [t.frames.get(Lane.AGGREGATE, EMPTY_FRAME) for t in quiet + end])
+
+    spool = FakeSpool()
+    table, turns = new_turns()
+    crashes = data.draw(st.sets(st.integers(0, len(frames) - 1), max_size=3))
+    pending: list[Turn] = []
+    for i, frame in enumerate(frames):
+        now_ns = (start + i) * S
+        pending.append(turns.turn([Arrival(frame)], now_ns))
+        if data.draw(st.booleans()) or i in crashes:
+            # The crash comes between the raw record and those derived from it, or after both.
+            spool.commit(pending, only_raw=i in crashes and data.draw(st.booleans()))
+            pending = []
+        if i in crashes:
+            table, turns = new_turns()
+            missing = turns.recover(spool)
+            if missing is not None:
+                spool.keep(missing, spool.sequence)
+    last = [turns.turn([], (start + len(frames) + i) * S) for i in range(40)]
+    spool.commit(pending + last)
+    assert told(table, [f for _, f in spool.derived[Lane.AGGREGATE]]) == pytest.approx(
+        truth, nan_ok=True
+    )
+
+
+def test_a_first_start_has_nothing_to_recover() -> None:
+    _, turns = new_turns()
+    assert turns.recover(FakeSpool()) is None
+
+
+def test_redelivery_after_a_crash_is_not_counted_twice() -> None:
+    table, turns = new_turns()
+    spool = FakeSpool()
+    frame = make_frame([(1000.0, 0, 5.0), (1000.5, 0, 6.0)])
+    spool.commit([turns.turn([Arrival(frame, on_durable=lambda: None)], 1001 * S)])
+
+    table, turns = new_turns()
+    turns.recover(spool)
+    again = Arrival(frame, on_durable=lambda: None, redelivered=True)
+    turn = turns.turn([again], 1003 * S)
+    assert Lane.RAW not in turn.frames
+    assert turns.stats.samples_duplicate_total == 2
+    later = turns.turn([], 1020 * S).frames[Lane.AGGREGATE]
+    assert told(table, [later])["pump.t0@10s.count", 1000 * S] == 2
+
+
+def test_a_defect_in_a_derived_stage_does_not_cost_the_samples(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, turns = new_turns()
+
+    def broken(*_: object) -> Frame:
+        raise ValueError("planted")
+
+    monkeypatch.setattr(turns._windows[0], "apply", broken)
+    frame = make_frame([(1000.0, 0, 5.0)])
+    for i in range(3):
+        turn = turns.turn([Arrival(frame)], (1000 + i) * S)
+        assert np.array_equal(turn.frames[Lane.RAW].values, frame.values)
+    assert turns.stats.turns_failed_total == 3
+    assert caplog.text.count("pipeline.turn_failed") == 1

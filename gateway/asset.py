@@ -22,11 +22,20 @@ class UnknownAsset(SluicegateError):
 class AssetSettings(Settings):
     """One [[asset]]: a machine, or every machine whose name matches a pattern."""
 
-    name: str = Field(min_length=1, description='name or pattern, such as "pump-7" or "pump-*"')
-    asset_class: str = Field(
-        alias="class", min_length=1, description="what it is; names the measurement"
+    name: str = Field(
+        min_length=1, description="name, or pattern for several", examples=["pump-7", "pump-*"]
     )
-    labels: dict[str, str] = Field(default_factory=dict, description="further labels, such as area")
+    asset_class: str = Field(
+        alias="class",
+        min_length=1,
+        description="what it is; names the measurement",
+        examples=["pump"],
+    )
+    labels: dict[str, str] = Field(
+        default_factory=dict,
+        description="further labels of its points",
+        examples=[{"area": "hall-2"}],
+    )
 
 
 class Assets:

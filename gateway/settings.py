@@ -11,12 +11,20 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, WithJsonSchema
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    WithJsonSchema,
+)
 
 from gateway.errors import SluicegateError
 
 __all__ = [
     "Bytes",
+    "Name",
     "Seconds",
     "Secret",
     "SecretReference",
@@ -29,7 +37,7 @@ __all__ = [
 class Settings(BaseModel):
     """Frozen, unknown keys refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
@@ -46,20 +54,24 @@ def parse_duration(text: str) -> float:
     return float(match[1]) * _SECONDS[match[2]]
 
 
-def _seconds(value: Any) -> Any:
+def _seconds(value: Any, info: ValidationInfo) -> Any:
     if isinstance(value, str):
         return parse_duration(value)
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ValueError('write a duration such as "1s"')  # noqa: TRY004 - pydantic wants ValueError
+    # In a file a bare number would leave open whether it means seconds or milliseconds.
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if info.mode == "json" or not is_number:
+        raise ValueError('write a number and a unit in quotes, such as "500ms", "1s" or "5m"')
     return float(value)
 
 
-def _bytes(value: Any) -> Any:
+def _bytes(value: Any, info: ValidationInfo) -> Any:
     if isinstance(value, str):
         match = _SIZE.fullmatch(value.strip())
         if match is None:
             raise ValueError('write a whole number and a unit, such as "64KiB", "512MiB" or "2GiB"')
         return int(match[1]) * _BYTES[match[2]]
+    if info.mode == "json":
+        raise ValueError('write a whole number and a unit in quotes, such as "64KiB" or "512MiB"')
     return value
 
 
@@ -128,6 +140,9 @@ Bytes = Annotated[
 def _secret_schema() -> dict[str, Any]:
     return {"type": "string", "pattern": "^(env|file):.+$", "examples": ["env:INFLUX_TOKEN"]}
 
+
+Name = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]
+"""What the user calls a source, sink or model. It becomes a part of file names."""
 
 SecretReference = Annotated[
     Any,

@@ -10,7 +10,7 @@ from pydantic import Field, field_validator
 
 from gateway.asset import AssetSettings
 from gateway.inference.config import ModelSettings
-from gateway.settings import Seconds, Settings
+from gateway.settings import Name, Seconds, Settings
 from gateway.sinks.config import Influx1Settings, Influx2Settings
 from gateway.sources.modbus.config import ModbusSettings
 from gateway.sources.mqtt.config import MqttSettings
@@ -26,7 +26,7 @@ SinkSettings = Annotated[Influx2Settings | Influx1Settings, Field(discriminator=
 class HttpSettings(Settings):
     """The gateway's own page, /healthz and /metrics."""
 
-    enabled: bool = True
+    enabled: bool = Field(default=True, description="serve it")
     listen: str = Field(
         default="127.0.0.1:8080", description="address:port; port 0 takes a free one"
     )
@@ -48,11 +48,17 @@ class HttpSettings(Settings):
 class GatewaySettings(Settings):
     """The gateway itself."""
 
-    name: str = Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.-]+$")
-    site: str = Field(default="", max_length=64)
-    data_dir: Path = Field(default=Path("/var/lib/sluicegate"))
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
-    tags_max: int = Field(default=100_000, ge=1)
+    name: Name = Field(description="label `gateway` of every point", examples=["line-1"])
+    site: str = Field(default="", max_length=64, description="label `site` of every point")
+    data_dir: Path = Field(
+        default=Path("/var/lib/sluicegate"), description="folder of the spool and dead letters"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="least severe message that is logged"
+    )
+    tags_max: int = Field(
+        default=100_000, ge=1, description="tags in all; bounds what MQTT topics may create"
+    )
     turn: Seconds = Field(
         default=0.01,
         gt=0,
@@ -62,16 +68,30 @@ class GatewaySettings(Settings):
     deadband_report: Seconds = Field(
         default=60.0, gt=0, description="a tag with a deadband is reported at least this often"
     )
-    http: HttpSettings = HttpSettings()
-    spool: SpoolSettings = SpoolSettings()
+    http: HttpSettings = Field(
+        default=HttpSettings(), description="the gateway's own page, /healthz and /metrics"
+    )
+    spool: SpoolSettings = Field(
+        default=SpoolSettings(), description="how much is kept on disk, and how durably"
+    )
 
 
 class Sluicegate(Settings):
     """The whole file."""
 
-    gateway: GatewaySettings
-    sources: tuple[SourceSettings, ...] = Field(alias="source", min_length=1)
-    assets: tuple[AssetSettings, ...] = Field(alias="asset", default=())
-    models: tuple[ModelSettings, ...] = Field(alias="model", default=())
-    aggregates: tuple[AggregateSettings, ...] = Field(alias="aggregate", default=())
-    sinks: tuple[SinkSettings, ...] = Field(alias="sink", default=())
+    gateway: GatewaySettings = Field(description="the gateway itself")
+    sources: tuple[SourceSettings, ...] = Field(
+        alias="source", min_length=1, description="what to read"
+    )
+    assets: tuple[AssetSettings, ...] = Field(
+        alias="asset", default=(), description="the machines that tags belong to"
+    )
+    models: tuple[ModelSettings, ...] = Field(
+        alias="model", default=(), description="what watches which assets"
+    )
+    aggregates: tuple[AggregateSettings, ...] = Field(
+        alias="aggregate", default=(), description="windows over tags"
+    )
+    sinks: tuple[SinkSettings, ...] = Field(
+        alias="sink", default=(), description="where to send it all; none = the spool alone"
+    )

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from gateway.settings import Bytes, Seconds, SecretReference, Settings
+from gateway.settings import Bytes, Name, Seconds, SecretReference, Settings
 
 __all__ = ["Influx1Settings", "Influx2Settings", "LaneName"]
 
@@ -16,16 +16,26 @@ LaneName = Literal["event", "score", "aggregate", "raw"]
 class _HttpSettings(Settings):
     """What both write APIs of InfluxDB have in common."""
 
-    name: str = Field(min_length=1)
-    url: str = Field(pattern=r"^https?://[^\s/]+(/[^\s?#]*)?$", examples=["http://127.0.0.1:8086"])
+    name: Name = Field(description="what logs, metrics and the page call it", examples=["plant"])
+    url: str = Field(
+        pattern=r"^https?://[^\s/?#@]+(/[^\s?#]*)?$",
+        description="where the server is, without the path of its API",
+        examples=["http://127.0.0.1:8086"],
+    )
     lanes: tuple[LaneName, ...] = Field(
-        default=("event", "score", "aggregate", "raw"), min_length=1
+        default=("event", "score", "aggregate", "raw"),
+        min_length=1,
+        description="what to send; in this order after an outage",
     )
     samples_max: int = Field(default=20_000, ge=1, le=1_000_000, description="samples a request")
-    bytes_max: Bytes = Field(default=4 * 2**20, description="body before compression, a request")
-    timeout: Seconds = 10.0
-    retry_max: Seconds = Field(default=60.0, description="longest pause between two attempts")
-    gzip: bool = True
+    bytes_max: Bytes = Field(
+        default=4 * 2**20, ge=1024, description="body before compression, a request"
+    )
+    timeout: Seconds = Field(default=10.0, gt=0, description="for one whole request")
+    retry_max: Seconds = Field(
+        default=60.0, ge=0.1, description="longest pause between two attempts"
+    )
+    gzip: bool = Field(default=True, description="compress what is sent")
     tls_ca: str = Field(default="", description="file of the CA to trust; empty = the system's")
 
 
@@ -33,16 +43,18 @@ class Influx2Settings(_HttpSettings):
     """InfluxDB 2 or 3, or anything that speaks its /api/v2/write (VictoriaMetrics)."""
 
     type: Literal["influxdb2"]
-    org: str = ""
-    bucket: str = Field(min_length=1)
-    token: SecretReference | None = None
+    org: str = Field(default="", description="organisation; InfluxDB 2 needs it")
+    bucket: str = Field(min_length=1, description="where to write", examples=["plant"])
+    token: SecretReference | None = Field(
+        default=None, description="API token that may write to the bucket"
+    )
 
 
 class Influx1Settings(_HttpSettings):
     """InfluxDB 1, or anything that speaks its /write."""
 
     type: Literal["influxdb1"]
-    database: str = Field(min_length=1)
-    retention_policy: str = ""
-    username: str = ""
-    password: SecretReference | None = None
+    database: str = Field(min_length=1, description="where to write", examples=["plant"])
+    retention_policy: str = Field(default="", description="empty = the database's own")
+    username: str = Field(default="", description="empty = log in without one")
+    password: SecretReference | None = Field(default=None, description="goes with `username`")

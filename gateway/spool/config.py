@@ -15,7 +15,9 @@ class SpoolSettings(Settings):
     """How much is kept on disk, and how often it is made durable."""
 
     bytes_max: Bytes = Field(default=512 * MiB, ge=16 * MiB, description="of all lanes together")
-    segment_bytes: Bytes = Field(default=4 * MiB, ge=64 * 1024)
+    segment_bytes: Bytes = Field(
+        default=4 * MiB, ge=64 * 1024, description="size of one file of the spool"
+    )
     raw: bool = Field(default=True, description="keep raw frames; off spares the card, see check")
     commit_period: Seconds = Field(
         default=0.5, gt=0, le=10, description="the most a crash can take"

@@ -25,9 +25,13 @@ class Statistic(StrEnum):
 class AggregateSettings(Settings):
     """Tumbling windows of one length over some tags."""
 
-    every: Seconds = Field(gt=0, description="window length; windows start at multiples of it")
-    tags: tuple[str, ...] = Field(default=("*",), description="patterns of tag names")
-    statistics: tuple[Statistic, ...] = Field(default=tuple(Statistic), min_length=1)
+    every: Seconds = Field(
+        ge=1, description="window length; windows start at multiples of it", examples=["10s"]
+    )
+    tags: tuple[str, ...] = Field(default=("*",), min_length=1, description="patterns of tag names")
+    statistics: tuple[Statistic, ...] = Field(
+        default=tuple(Statistic), min_length=1, description="what to say of each window"
+    )
     lateness: Seconds = Field(
         default=2.0, ge=0, description="how long after its end a window waits for samples"
     )

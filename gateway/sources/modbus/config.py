@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from gateway.settings import Seconds, Settings
+from gateway.settings import Name, Seconds, Settings
 from gateway.tag import ByteOrder, DataType
 
 __all__ = ["ModbusSettings", "RegisterRow", "Table"]
@@ -27,15 +27,24 @@ class ModbusSettings(Settings):
     """One connection to a Modbus TCP device, or to a gateway with several unit ids behind it."""
 
     type: Literal["modbus-tcp"]
-    name: str = Field(min_length=1)
-    host: str = Field(min_length=1)
-    port: int = Field(default=502, ge=1, le=65535)
-    register_map: Path = Field(alias="map", description="CSV file, relative to this file")
-    scan_classes: dict[str, Seconds] = Field(
-        default={"default": 1.0}, description='name -> scan period, such as {fast = "200ms"}'
+    name: Name = Field(description="what logs, metrics and the page call it", examples=["press"])
+    host: str = Field(
+        min_length=1, description="IP address or host name", examples=["192.168.1.10"]
     )
-    response_timeout: Seconds = 1.0
-    connect_timeout: Seconds = 3.0
+    port: int = Field(default=502, ge=1, le=65535, description="TCP port")
+    register_map: Path = Field(
+        alias="map",
+        description="CSV file of the tags; looked for beside the configuration",
+        examples=["press.csv"],
+    )
+    scan_classes: dict[str, Seconds] = Field(
+        default={"default": 1.0},
+        min_length=1,
+        description="scan period of each scan class that the map names",
+        examples=[{"default": "1s", "fast": "200ms"}],
+    )
+    response_timeout: Seconds = Field(default=1.0, gt=0, description="for one whole answer")
+    connect_timeout: Seconds = Field(default=3.0, gt=0, description="for one attempt to connect")
     registers_max: int = Field(default=125, ge=1, le=125, description="most registers a request")
     bits_max: int = Field(default=2000, ge=1, le=2000, description="most coils or inputs a request")
     gap_max: int = Field(
@@ -46,18 +55,22 @@ class ModbusSettings(Settings):
 class RegisterRow(Settings):
     """One row of a register map: one tag."""
 
-    asset: str = Field(min_length=1)
-    tag: str = Field(min_length=1)
-    unit_id: int = Field(default=1, ge=0, le=255)
-    table: Table = Table.HOLDING_REGISTER
+    asset: str = Field(min_length=1, description="the machine; some [[asset]] must cover it")
+    tag: str = Field(min_length=1, description='what is measured; the tag is "<asset>.<tag>"')
+    unit_id: int = Field(default=1, ge=0, le=255, description="Modbus unit identifier")
+    table: Table = Field(default=Table.HOLDING_REGISTER, description="which of the four tables")
     address: int = Field(ge=0, le=65535, description="zero-based protocol address")
-    data_type: DataType = DataType.UINT16
+    data_type: DataType = Field(default=DataType.UINT16, description="what the device stores")
     length: int = Field(default=0, ge=0, le=125, description="registers of a string")
-    byte_order: ByteOrder = ByteOrder.ABCD
-    scale: float = 1.0
+    byte_order: ByteOrder = Field(
+        default=ByteOrder.ABCD, description="A is the most significant byte; CDAB swaps words"
+    )
+    scale: float = Field(default=1.0, description="value = stored number x scale + offset")
     offset: float = 0.0
-    eng_unit: str = ""
-    scan_class: str = "default"
-    deadband: float = Field(default=0.0, ge=0.0)
-    low: float | None = None
-    high: float | None = None
+    eng_unit: str = Field(default="", description="engineering unit, such as bar")
+    scan_class: str = Field(default="default", description="one of the source's scan_classes")
+    deadband: float = Field(
+        default=0.0, ge=0.0, description="smaller changes are not reported; engineering units"
+    )
+    low: float | None = Field(default=None, description="lowest plausible value")
+    high: float | None = Field(default=None, description="highest plausible value")

@@ -171,7 +171,11 @@ class ModelError(SluicegateError):
 
 
 class BundleInvalid(ModelError):
-    """A model folder is not what it says it is."""
+    """A model folder is not what it says it is; `problems` lists what was found."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("; ".join(str(problem) for problem in self.problems))
 
 
 class ModelFailed(ModelError):

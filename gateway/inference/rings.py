@@ -1,0 +1,128 @@
+"""Rings: the recent samples of all assets of one model, so that a window is one slice.
+
+    cells   the newest value of each (asset, feature), as tags report them
+    rings   (assets, 2 x window, features) float32; each tick writes one column twice, `window`
+            apart, so that the last `window` columns are contiguous wherever the position is
+
+Every tick of the sample period takes what each cell holds (sample and hold). A column is valid
+when every feature of it is usable and not older than the cell allows. Holes are filled: while
+one lasts with the last value, and once it ends with the value after it, so that an outage does
+not look like a step. How many columns of a window must be valid is the model's business.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from gateway.frame import BoolArray, FloatArray, TimeArray
+from gateway.inference.runtime import Float32Array
+
+__all__ = ["NOWHERE", "CellArray", "Rings"]
+
+CellArray = npt.NDArray[np.intp]
+
+# The cell of every tag that no model watches: written, never read. It spares a mask per frame.
+NOWHERE = 0
+
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
+
+
+class Rings:
+    """Windows of `window` ticks of `features` values for as many assets as are added."""
+
+    def __init__(self, *, window: int, features: int) -> None:
+        self.window = window
+        self.features = features
+        self.slots = 0  # assets; an asset's slot never changes
+        self.valid: npt.NDArray[np.int64] = np.zeros(0, np.int64)  # valid columns of each window
+        self._position = 0  # of the newest column
+        # By cell: NOWHERE, then slot by slot each feature.
+        self._value: FloatArray = np.zeros(1)
+        self._usable: BoolArray = np.zeros(1, np.bool_)
+        self._heard_ns: TimeArray = np.zeros(1, np.int64)
+        self._age_max_ns: TimeArray = np.zeros(1, np.int64)
+        # By slot; one more axis where it says so.
+        self._ring: Float32Array = np.zeros((0, 2 * window, features), np.float32)
+        self._is_valid: BoolArray = np.zeros((0, window), np.bool_)
+        self._hole: npt.NDArray[np.int64] = np.zeros((0, features), np.int64)  # its length so far
+
+    @property
+    def bytes_per_asset(self) -> int:
+        return 2 * self.window * self.features * 4
+
+    def add(self) -> int:
+        """A slot for one more asset; nothing of it is valid yet."""
+        slot = self.slots
+        if slot == len(self._ring):
+            self._grow(max(8, 2 * slot))
+        self.slots += 1
+        return slot
+
+    def connect(self, slot: int, feature: int, age_max_ns: int) -> int:
+        """The cell of a feature of a slot; its value counts until it is `age_max_ns` old."""
+        cell = 1 + slot * self.features + feature
+        self._age_max_ns[cell] = age_max_ns
+        return cell
+
+    def hold(self, cells: CellArray, values: FloatArray, usable: BoolArray, now_ns: int) -> None:
+        """Take samples, in order: of one cell the last counts. Not usable leaves the value."""
+        usable = usable & (np.abs(values) <= _FLOAT32_MAX)  # NaN is not
+        self._usable[cells] = usable
+        if not usable.all():
+            cells, values = cells[usable], values[usable]
+        self._value[cells] = values
+        self._heard_ns[cells] = now_ns
+
+    def push(self, tick_ns: int) -> None:
+        """One more column for all: what the cells hold at `tick_ns`."""
+        n, window = self.slots, self.window
+        self._position = position = (self._position + 1) % window
+        used = slice(1, 1 + n * self.features)
+        fresh = self._usable[used] & (tick_ns - self._heard_ns[used] <= self._age_max_ns[used])
+        fresh = fresh.reshape(n, self.features)
+        column = self._value[used].astype(np.float32).reshape(n, self.features)
+        self._ring[:n, position] = column
+        self._ring[:n, position + window] = column
+        hole = self._hole[:n]
+        ended = fresh & (hole > 0)
+        if ended.any():
+            self._fill(ended, column)
+        hole += 1
+        hole[fresh] = 0
+        np.minimum(hole, window, out=hole)
+        complete = fresh.all(axis=1)
+        oldest = self._is_valid[:n, position]
+        self.valid[:n] += complete.astype(np.int64) - oldest
+        self._is_valid[:n, position] = complete
+
+    def gather(self, out: Float32Array) -> None:
+        """Copy the window of every slot, oldest column first, into (slots, window, features)."""
+        first = self._position + 1
+        np.copyto(out, self._ring[: self.slots, first : first + self.window])
+
+    def clock_stepped_back(self, now_ns: int) -> None:
+        """Times of before the step must not look like the future."""
+        np.minimum(self._heard_ns, now_ns, out=self._heard_ns)
+
+    def _fill(self, ended: BoolArray, column: Float32Array) -> None:
+        """Write the newest value over the hole before it, where a hole has ended."""
+        slots, features = np.nonzero(ended)
+        hole = np.minimum(self._hole[slots, features], self.window - 1)
+        back = np.arange(1, hole.max(initial=0) + 1)
+        pair, step = np.nonzero(back <= hole[:, np.newaxis])
+        rows, columns = slots[pair], features[pair]
+        places = (self._position - back[step]) % self.window
+        self._ring[rows, places, columns] = column[rows, columns]
+        self._ring[rows, places + self.window, columns] = column[rows, columns]
+
+    def _grow(self, slots: int) -> None:
+        more = slots - len(self._ring)
+        by_cell = ("_value", "_usable", "_heard_ns", "_age_max_ns")
+        for name, rows in [(name, more * self.features) for name in by_cell] + [
+            (name, more) for name in ("valid", "_ring", "_is_valid", "_hole")
+        ]:
+            old = getattr(self, name)
+            new = np.zeros((rows, *old.shape[1:]), old.dtype)
+            setattr(self, name, np.concatenate([old, new]))
+        self._hole[-more:] = self.window  # before its first sample all is one hole

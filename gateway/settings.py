@@ -84,6 +84,17 @@ def _secret(value: Any) -> Any:
     return Secret(value)
 
 
+class _Written:
+    """JSON Schema of a number that users write as text; its bounds stand under "x-bounds"."""
+
+    def __init__(self, pattern: re.Pattern[str], example: str) -> None:
+        self._schema = {"type": "string", "pattern": f"^{pattern.pattern}$", "examples": [example]}
+
+    def __get_pydantic_json_schema__(self, core: Any, handler: Any) -> dict[str, Any]:
+        bounds = {key: value for key, value in handler(core).items() if key != "type"}
+        return {**self._schema, "x-bounds": bounds} if bounds else self._schema
+
+
 class Secret:
     """A reference to a secret, read anew each time it is used, so that it can be rotated."""
 
@@ -122,18 +133,10 @@ class Secret:
             ) from error
 
 
-Seconds = Annotated[
-    float,
-    BeforeValidator(_seconds),
-    WithJsonSchema({"type": "string", "pattern": f"^{_DURATION.pattern}$", "examples": ["1s"]}),
-]
+Seconds = Annotated[float, BeforeValidator(_seconds), _Written(_DURATION, "1s")]
 """A duration: "500ms", "1s", "5m", "2h", "7d" in the file, seconds in the program."""
 
-Bytes = Annotated[
-    int,
-    BeforeValidator(_bytes),
-    WithJsonSchema({"type": "string", "pattern": f"^{_SIZE.pattern}$", "examples": ["512MiB"]}),
-]
+Bytes = Annotated[int, BeforeValidator(_bytes), _Written(_SIZE, "512MiB")]
 """A size: "64KiB", "512MiB", "2GiB" in the file, bytes in the program."""
 
 

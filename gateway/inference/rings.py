@@ -26,6 +26,8 @@ CellArray = npt.NDArray[np.intp]
 NOWHERE = 0
 
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
+# Long before any tick, and near enough to it that their difference is an int64.
+_NEVER = np.int64(-(2**61))
 
 
 class Rings:
@@ -39,13 +41,13 @@ class Rings:
         self._position = 0  # of the newest column
         # By cell: NOWHERE, then slot by slot each feature.
         self._value: FloatArray = np.zeros(1)
-        self._usable: BoolArray = np.zeros(1, np.bool_)
-        self._heard_ns: TimeArray = np.zeros(1, np.int64)
+        self._heard_ns: TimeArray = np.full(1, _NEVER)  # when; _NEVER once it is not usable
         self._age_max_ns: TimeArray = np.zeros(1, np.int64)
         # By slot; one more axis where it says so.
         self._ring: Float32Array = np.zeros((0, 2 * window, features), np.float32)
         self._is_valid: BoolArray = np.zeros((0, window), np.bool_)
         self._hole: npt.NDArray[np.int64] = np.zeros((0, features), np.int64)  # its length so far
+        self._has_holes = False
 
     @property
     def bytes_per_asset(self) -> int:
@@ -56,6 +58,7 @@ class Rings:
         slot = self.slots
         if slot == len(self._ring):
             self._grow(max(8, 2 * slot))
+        self._has_holes = True  # before its first sample all is one hole
         self.slots += 1
         return slot
 
@@ -68,30 +71,33 @@ class Rings:
     def hold(self, cells: CellArray, values: FloatArray, usable: BoolArray, now_ns: int) -> None:
         """Take samples, in order: of one cell the last counts. Not usable leaves the value."""
         usable = usable & (np.abs(values) <= _FLOAT32_MAX)  # NaN is not
-        self._usable[cells] = usable
-        if not usable.all():
+        if usable.all():
+            self._heard_ns[cells] = now_ns
+        else:
+            self._heard_ns[cells] = np.where(usable, now_ns, _NEVER)
             cells, values = cells[usable], values[usable]
         self._value[cells] = values
-        self._heard_ns[cells] = now_ns
 
     def push(self, tick_ns: int) -> None:
         """One more column for all: what the cells hold at `tick_ns`."""
         n, window = self.slots, self.window
         self._position = position = (self._position + 1) % window
         used = slice(1, 1 + n * self.features)
-        fresh = self._usable[used] & (tick_ns - self._heard_ns[used] <= self._age_max_ns[used])
+        fresh = tick_ns - self._heard_ns[used] <= self._age_max_ns[used]
         fresh = fresh.reshape(n, self.features)
         column = self._value[used].astype(np.float32).reshape(n, self.features)
         self._ring[:n, position] = column
         self._ring[:n, position + window] = column
-        hole = self._hole[:n]
-        ended = fresh & (hole > 0)
-        if ended.any():
-            self._fill(ended, column)
-        hole += 1
-        hole[fresh] = 0
-        np.minimum(hole, window, out=hole)
-        complete = fresh.all(axis=1)
+        has_holes = not fresh.all()
+        if has_holes or self._has_holes:  # the usual tick has none: 16 us become 10
+            hole = self._hole[:n]
+            ended = fresh & (hole > 0)
+            if ended.any():
+                self._fill(ended, column)
+            np.minimum(hole + 1, window, out=hole)
+            hole[fresh] = 0
+            self._has_holes = has_holes
+        complete = fresh.all(axis=1) if has_holes else np.ones(n, np.bool_)
         oldest = self._is_valid[:n, position]
         self.valid[:n] += complete.astype(np.int64) - oldest
         self._is_valid[:n, position] = complete
@@ -118,11 +124,12 @@ class Rings:
 
     def _grow(self, slots: int) -> None:
         more = slots - len(self._ring)
-        by_cell = ("_value", "_usable", "_heard_ns", "_age_max_ns")
+        by_cell = ("_value", "_heard_ns", "_age_max_ns")
         for name, rows in [(name, more * self.features) for name in by_cell] + [
             (name, more) for name in ("valid", "_ring", "_is_valid", "_hole")
         ]:
             old = getattr(self, name)
             new = np.zeros((rows, *old.shape[1:]), old.dtype)
             setattr(self, name, np.concatenate([old, new]))
-        self._hole[-more:] = self.window  # before its first sample all is one hole
+        self._heard_ns[-more * self.features :] = _NEVER
+        self._hole[-more:] = self.window

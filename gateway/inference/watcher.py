@@ -18,7 +18,7 @@ from functools import partial
 import numpy as np
 
 from gateway.errors import ModelFailed, SluicegateError
-from gateway.frame import FloatArray, Frame
+from gateway.frame import FloatArray, Frame, IdArray
 from gateway.inference import ModelStats
 from gateway.inference.bundle import Bundle, unit_differs
 from gateway.inference.config import ModelSettings
@@ -39,6 +39,9 @@ RING_BYTES_MAX = 256 * 2**20
 # An event names at most so many fields, and none that made less than this share of the score.
 TOP_FIELDS_MAX = 3
 TOP_SHARE_MIN = 0.15
+
+# As numbers: looking a member up by name costs more than the comparison it is for.
+_GOOD, _BAD, _BAD_WAITING = int(Quality.GOOD), int(Quality.BAD), int(Quality.BAD_WAITING)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +99,7 @@ class Watcher:
         self._cells: CellArray = np.zeros(0, np.intp)  # by tag id
         self._slots: dict[str, int | None] = {}  # None: refused, and said so
         self._watches: list[Watch] = []  # by slot
-        self._score_ids: list[int] = []  # by slot
+        self._score_ids: IdArray = np.zeros(0, np.int32)  # by slot
         self._scores: FloatArray = np.zeros(0)  # by slot, NaN while not known
         self._busy: set[int] = set()  # slots whose watch is not idle
         self._restored: dict[str, AnomalyEvent] = {}  # by asset, until its slot is there
@@ -118,9 +121,7 @@ class Watcher:
             self._step_back(now_ns)
         if len(frame):
             cells = self._cells[frame.tag_ids]
-            if cells.any():
-                usable = frame.quality < Quality.BAD
-                self._rings.hold(cells, frame.values, usable, now_ns)
+            self._rings.hold(cells, frame.values, frame.quality < _BAD, now_ns)
 
     def restore(self, event: AnomalyEvent) -> None:
         """Take over the newest event record of an asset, before anything is replayed."""
@@ -174,12 +175,13 @@ class Watcher:
             )
             return None
         try:
-            self._score_ids.append(self._records.introduce(self.name, tag))
+            score_id = self._records.introduce(self.name, tag)
         except SluicegateError as error:
             log.error("model.asset_refused model=%s asset=%s error=%s", self.name, tag.asset, error)  # noqa: TRY400 - the message has its place
             return None
         watch = Watch(self._rule, self.name, tag.asset)
         self._watches.append(watch)
+        self._score_ids = np.append(self._score_ids, np.int32(score_id))
         self._scores = np.append(self._scores, np.nan)
         slot = self._rings.add()
         restored = self._restored.pop(tag.asset, None)
@@ -215,18 +217,17 @@ class Watcher:
     def _score(self, tick_ns: int) -> Scores:
         """One run for all assets; not known is NaN, with bad quality."""
         known = self._rings.valid[: self._rings.slots] >= self._valid_min
-        quality = np.full(len(known), Quality.BAD_WAITING, np.uint8)
+        quality = np.full(len(known), _BAD_WAITING, np.uint8)
         contributions = None
         if known.any():
             contributions = self._run()
-            quality[known] = Quality.BAD  # there was data, but the model made nothing of it
+            quality[known] = _BAD  # there was data, but the model made nothing of it
             known &= np.isfinite(self._scores)
-            quality[known] = Quality.GOOD
+            quality[known] = _GOOD
         self._scores[~known] = np.nan
         self.stats.windows_total += len(known)
         self.stats.windows_unknown_total += len(known) - int(np.count_nonzero(known))
-        ids = np.array(self._score_ids, np.int32)
-        frame = Frame.of(tick_ns, ids, self._scores.copy(), quality)
+        frame = Frame.of(tick_ns, self._score_ids, self._scores.copy(), quality)
         return Scores(frame, list(self._events(tick_ns, contributions)))
 
     def _run(self) -> Float32Array | None:

@@ -1,0 +1,306 @@
+"""The gateway's own web server: the page, its events, /healthz, /metrics and /api/history.
+
+It only ever reads, and it is written for a hostile network all the same: the bound address is
+usually loopback, but a web page opened on the same machine can reach loopback too. So: requests
+must name us in `Host` (a rebound DNS name does not), other sites' scripts are refused, nothing
+but GET and HEAD is answered, and the page sets text as text under a Content-Security-Policy
+without inline script.
+
+One connection serves one request. That is all the page and Prometheus need, and it turns
+slowness of every kind into a deadline on the connection: so long to ask, so long to take the
+answer. An event stream has a deadline on each write instead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from pathlib import Path
+from types import MappingProxyType
+from urllib.parse import urlsplit
+
+import orjson
+from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
+
+from gateway.config.schema import HttpSettings
+from gateway.errors import SluicegateError
+from gateway.ops import history, metrics
+from gateway.ops.broadcast import Broadcast
+from gateway.ops.health import health_of
+from gateway.ops.view import GatewayView
+
+__all__ = ["HttpStats", "serve"]
+
+log = logging.getLogger(__name__)
+
+# A few browsers, a Prometheus, a health check; each costs some 100 kB at most.
+CONNECTIONS_MAX = 64
+CLIENTS_MAX = 16  # event streams; the other connections stay free for /healthz
+REQUEST_S = 5.0  # from connecting to the end of the request
+RESPONSE_S = 15.0  # to the last byte of the answer
+EVENT_WRITE_S = 5.0  # a browser that takes longer for one event has gone to sleep
+HISTORY_S = 10.0
+HISTORY_AT_ONCE_MAX = 2  # each reads the disk and holds its samples
+# SIGTERM gives the whole gateway five seconds; what pages are waiting for is cut off.
+SHUTDOWN_S = 0.5
+
+_PAGE = Path(__file__).parent / "page"
+_STATIC = {
+    "/": ("index.html", "text/html"),
+    "/page.css": ("page.css", "text/css"),
+    "/page.js": ("page.js", "text/javascript"),
+    "/assets.js": ("assets.js", "text/javascript"),
+    "/format.js": ("format.js", "text/javascript"),
+}
+_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self';"
+        " img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Cache-Control": "no-store",
+    "Server": "sluicegate",
+}
+_NONE: Mapping[str, str] = MappingProxyType({})
+
+
+@dataclass(slots=True)
+class HttpStats:
+    """What an operator wants to know of the web server. Counters only rise."""
+
+    responses_total: Counter[str] = field(default_factory=Counter)  # by status code
+    connections_refused_total: int = 0  # too many at once
+    connections_timed_out_total: int = 0  # too slow to ask, or to take the answer
+    clients: int = 0  # event streams now
+
+
+@asynccontextmanager
+async def serve(view: GatewayView, settings: HttpSettings) -> AsyncIterator[tuple[str, int]]:
+    """Serve until the block ends; gives the address and port it listens on.
+
+    Raises SluicegateError where it cannot listen there.
+    """
+    host, _, port = settings.listen.rpartition(":")
+    host = host.strip("[]")
+    async with Broadcast(view) as broadcast:
+        server = _Server(view, broadcast, _Hosts(host))
+        try:
+            listener = await asyncio.get_running_loop().create_server(server, host, int(port))
+        except OSError as error:
+            raise SluicegateError(
+                f"cannot listen on {settings.listen}: {error}",
+                hint="change gateway.http.listen, or stop what listens there",
+            ) from error
+        try:
+            bound = listener.sockets[0].getsockname()
+            yield bound[0], bound[1]
+        finally:
+            listener.close()
+            await asyncio.sleep(0)  # what was just accepted comes to be known
+            broadcast.close()
+            await server.close()
+
+
+class _Hosts:
+    """Which names may stand in `Host`.
+
+    Against DNS rebinding: a hostile site's name may be made to resolve to us, but its requests
+    still carry that name. An address literal cannot be rebound, so one that listens on every
+    address takes any of them, and the machine's own name.
+    """
+
+    def __init__(self, listen: str) -> None:
+        self._any_address = ip_address(listen).is_unspecified
+        own = {socket.gethostname().lower()} if self._any_address else set()
+        self._names = {"localhost", "127.0.0.1", "::1", listen.lower()} | own
+        self._names |= {f"{name}.local" for name in own}
+
+    def allow(self, netloc: str) -> bool:
+        """Whether `host[:port]` names us, on whatever port it was forwarded from."""
+        try:
+            name = urlsplit(f"//{netloc}").hostname
+        except ValueError:
+            return False
+        if name is None or "@" in netloc:
+            return False
+        if name in self._names:
+            return True
+        try:
+            return self._any_address and bool(ip_address(name))
+        except ValueError:
+            return False
+
+
+class _Server(web.Server):
+    """aiohttp's protocol server, with a bound on connections and a deadline for each."""
+
+    def __init__(self, view: GatewayView, broadcast: Broadcast, hosts: _Hosts) -> None:
+        super().__init__(self._handle, access_log=None, lingering_time=0, handler_cancellation=True)
+        self._view = view
+        self._broadcast = broadcast
+        self._hosts = hosts
+        self._deadlines: dict[RequestHandler, asyncio.TimerHandle] = {}
+        self._static = {
+            path: ((_PAGE / name).read_bytes(), content_type)
+            for path, (name, content_type) in _STATIC.items()
+        }
+        self._history_at_once = 0
+        self.stats = HttpStats()
+
+    async def close(self) -> None:
+        """End every connection."""
+        self.pre_shutdown()
+        await self.shutdown(SHUTDOWN_S)
+
+    def connection_made(self, handler: RequestHandler, transport: asyncio.Transport) -> None:
+        super().connection_made(handler, transport)
+        if len(self.connections) > CONNECTIONS_MAX:
+            self.stats.connections_refused_total += 1
+            transport.abort()
+        else:
+            self._set_deadline(handler, transport, REQUEST_S)
+
+    def connection_lost(self, handler: RequestHandler, exc: BaseException | None = None) -> None:
+        deadline = self._deadlines.pop(handler, None)
+        if deadline is not None:
+            deadline.cancel()
+        super().connection_lost(handler, exc)
+
+    def _set_deadline(
+        self, handler: RequestHandler, transport: asyncio.Transport | None, seconds: float
+    ) -> None:
+        """Cut the connection then, unless this is called again first."""
+        before = self._deadlines.pop(handler, None)
+        if before is not None:
+            before.cancel()
+        if transport is not None:  # the connection is not lost yet
+            loop = asyncio.get_running_loop()
+            self._deadlines[handler] = loop.call_later(seconds, self._cut, transport)
+
+    def _cut(self, transport: asyncio.Transport) -> None:
+        self.stats.connections_timed_out_total += 1
+        transport.abort()
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        self._set_deadline(request.protocol, request.transport, RESPONSE_S)
+        response = self._refusal(request) or await self._answer(request)
+        response.force_close()
+        self.stats.responses_total[str(response.status)] += 1
+        return response
+
+    def _refusal(self, request: web.BaseRequest) -> web.Response | None:
+        """Why a request is not answered, if so."""
+        if request.method not in ("GET", "HEAD"):
+            return _text(405, "GET and HEAD only", {"Allow": "GET, HEAD"})
+        if not self._hosts.allow(request.headers.get("Host", "")):
+            return _text(421, "this gateway has another name; see gateway.http.listen")
+        origin = request.headers.get("Origin")
+        if origin is not None and not self._hosts.allow(_netloc(origin)):
+            return _text(403, "not for other sites")
+        # A link elsewhere may lead to us; a script or an image elsewhere may not ask us anything.
+        site = request.headers.get("Sec-Fetch-Site", "none")
+        mode = request.headers.get("Sec-Fetch-Mode", "")
+        if site not in ("none", "same-origin") and mode != "navigate":
+            return _text(403, "not for other sites")
+        return None
+
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        if request.path in self._static:
+            body, content_type = self._static[request.path]
+            return web.Response(
+                body=body, content_type=content_type, charset="utf-8", headers=_HEADERS
+            )
+        match request.path:
+            case "/healthz":
+                return self._healthz()
+            case "/metrics":
+                text = metrics.exposition(self._view, {"http": self.stats})
+                headers = {**_HEADERS, "Content-Type": metrics.CONTENT_TYPE}
+                return web.Response(body=text.encode(), headers=headers)
+            case "/events":
+                return await self._events(request)
+            case "/api/history":
+                return await self._history(request)
+        return _text(404, "there is nothing here")
+
+    def _healthz(self) -> web.Response:
+        health = health_of(self._view)
+        report = {
+            "status": health.status,
+            "failures": health.failures,
+            "warnings": health.warnings,
+            "gateway": self._view.name,
+            "version": self._view.version,
+            "uptime_s": round(self._view.clock.monotonic_s() - self._view.started_s, 1),
+        }
+        return _json(503 if health.failures else 200, report)
+
+    async def _history(self, request: web.BaseRequest) -> web.Response:
+        try:
+            question = history.read_question(list(request.query.items()), self._view.clock.utc_ns())
+        except history.BadQuestion as error:
+            return _json(400, {"error": str(error)})
+        if self._history_at_once >= HISTORY_AT_ONCE_MAX:
+            return _json(503, {"error": "busy"}, {"Retry-After": "2"})
+        self._history_at_once += 1
+        try:
+            async with asyncio.timeout(HISTORY_S):
+                return _json(200, await history.answer(self._view, question))
+        except TimeoutError:
+            return _json(503, {"error": f"no answer from the spool within {HISTORY_S:.0f} s"})
+        except SluicegateError as error:
+            return _json(503, {"error": str(error)})
+        finally:
+            self._history_at_once -= 1
+
+    async def _events(self, request: web.BaseRequest) -> web.StreamResponse:
+        if self.stats.clients >= CLIENTS_MAX:
+            return _text(503, "too many pages are open", {"Retry-After": "10"})
+        headers = {**_HEADERS, "Content-Type": "text/event-stream"}
+        response = web.StreamResponse(headers=headers)
+        response.force_close()
+        self.stats.clients += 1
+        try:
+            await response.prepare(request)
+            if request.method == "HEAD":
+                return response
+            async with aclosing(self._broadcast.messages()) as messages:
+                async for message in messages:
+                    self._set_deadline(request.protocol, request.transport, EVENT_WRITE_S)
+                    await response.write(message)
+        finally:
+            self.stats.clients -= 1
+        return response
+
+
+def _netloc(origin: str) -> str:
+    """The `host:port` of an Origin; "" for "null" and nonsense."""
+    try:
+        return urlsplit(origin).netloc
+    except ValueError:
+        return ""
+
+
+def _text(status: int, text: str, headers: Mapping[str, str] = _NONE) -> web.Response:
+    return web.Response(status=status, text=text + "\n", headers={**_HEADERS, **headers})
+
+
+def _json(status: int, data: object, headers: Mapping[str, str] = _NONE) -> web.Response:
+    body = orjson.dumps(data, option=orjson.OPT_SERIALIZE_NUMPY)
+    return web.Response(
+        status=status,
+        body=body,
+        content_type="application/json",
+        headers={**_HEADERS, **headers},
+    )

@@ -1,0 +1,269 @@
+"""Catalog: the segments of a lane, what is in them, and how a record is read from one.
+
+In memory each segment has only its summary. The index of its records and its dictionary are
+loaded when someone reads it - a pass over the record headers - and kept for the few segments
+that were read last: half a million records of a small plant would not fit into a small board.
+
+The writer's thread appends while others read. Nothing here needs a lock for that: summaries are
+immutable and replaced as one, an index only grows, and a record that was overwritten while it was
+being read fails its checksum.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from gateway.errors import SpoolDamaged
+from gateway.frame import Frame, Lane
+from gateway.spool.columns import Columns, decode_columns
+from gateway.spool.dictionary import Dictionary, decode_tags
+from gateway.spool.disk import Disk
+from gateway.spool.segment import (
+    FRAMES,
+    TAGS,
+    Found,
+    Record,
+    Summary,
+    decode_record,
+    payload_of,
+    scan,
+    seed_of,
+)
+from gateway.spool.stats import Damage
+from gateway.tag import TagTable
+
+__all__ = [
+    "Catalog",
+    "Contents",
+    "Rows",
+    "Segment",
+    "contents_of",
+    "missing",
+    "parse_name",
+    "segment_path",
+]
+
+_SUFFIX = ".seg"
+# Sinks read in order, queries a few neighbours; one segment's index is some hundred kilobytes.
+CONTENTS_KEPT = 4
+
+INDEX_DTYPE = np.dtype(
+    [
+        ("offset", np.int64),
+        ("end", np.int64),
+        ("sequence", np.int64),
+        ("raw_sequence", np.int64),
+        ("samples_before", np.int64),
+        ("samples_end", np.int64),
+        ("t_ns_min", np.int64),
+        ("t_ns_max", np.int64),
+        ("now_ns_max", np.int64),
+    ]
+)
+IndexArray: TypeAlias = npt.NDArray[np.void]
+
+
+class Contents:
+    """The records of one segment: where each is, what it spans, and the tags they use."""
+
+    def __init__(self) -> None:
+        self.dictionary = Dictionary()
+        self._rows = np.empty(64, INDEX_DTYPE)
+        self._count = 0
+
+    @property
+    def index(self) -> IndexArray:
+        """One row a frames record, in order; a snapshot."""
+        rows = self._rows
+        return rows[: self._count]
+
+    def add(self, offset: int, record: Record) -> None:
+        if self._count == len(self._rows):
+            self._rows = np.concatenate([self._rows, np.empty_like(self._rows)])
+        self._rows[self._count] = (
+            offset,
+            offset + record.bytes_on_disk,
+            record.sequence,
+            record.raw_sequence,
+            record.samples_before,
+            record.samples_end,
+            record.t_ns_min,
+            record.t_ns_max,
+            record.now_ns_max,
+        )
+        self._count += 1  # last: whoever takes a snapshot sees whole rows only
+
+
+class Rows(NamedTuple):
+    """One record, read; its tag ids are local until `frame` is asked for."""
+
+    sequence: int
+    raw_sequence: int
+    samples_before: int
+    columns: Columns
+    dictionary: Dictionary
+
+    def frame(self, table: TagTable, start: int = 0, stop: int | None = None) -> Frame:
+        """Rows start..stop with ids of the table; only in the table's thread.
+
+        Rows whose tag is not known are left out: its record was damaged, or the table is full.
+        """
+        frame = self.columns.frame
+        if start or stop is not None:
+            frame = frame.rows(start, len(frame) if stop is None else stop)
+        ids = self.dictionary.table_ids(table)
+        tag_ids = ids[np.minimum(frame.tag_ids.view(np.uint32), len(ids) - 1)]
+        mapped = Frame(frame.t_ns, tag_ids, frame.values, frame.quality, frame.exact)
+        return mapped.where(tag_ids >= 0)
+
+
+class Segment:
+    """One file of a lane, and what is known of it."""
+
+    def __init__(self, path: Path, size: int, summary: Summary, first_sequence: int) -> None:
+        self.path = path
+        self.size = size
+        self.summary = summary  # of what is durable; replaced as one
+        self.lane, self.number = parse_name(path.name) or (Lane.RAW, 0)
+        self.seed = seed_of(self.lane, self.number)
+        self.first_sequence = first_sequence
+        self.can_grow = False  # the last of its lane, sound, without a summary on disk
+        self.contents: Contents | None = None  # kept while it can grow
+        self.crc_last = self.seed  # the chain's end
+        self.is_gone = False  # deleted on purpose
+        self.is_checked = False  # what is missing between its records is counted
+        self.sequences_damaged: set[int] = set()  # counted
+
+
+def segment_path(directory: Path, lane: Lane, number: int) -> Path:
+    return directory / f"{lane.name.lower()}-{number:010d}{_SUFFIX}"
+
+
+def parse_name(name: str) -> tuple[Lane, int] | None:
+    """Lane and number of a segment's file name; None for any other."""
+    stem, dot, suffix = name.rpartition(".")
+    lane, dash, number = stem.partition("-")
+    is_number = number.isascii() and number.isdigit() and len(number) == 10
+    if not (dot and dash and is_number) or dot + suffix != _SUFFIX:
+        return None
+    return next(((known, int(number)) for known in Lane if known.name.lower() == lane), None)
+
+
+class Catalog:
+    """The segments of all lanes, oldest first, and their records.
+
+    A lane's tuple is replaced as one, so that who goes through it sees one state of it.
+    """
+
+    def __init__(self, disk: Disk, damage: Damage) -> None:
+        self.segments: dict[Lane, tuple[Segment, ...]] = dict.fromkeys(Lane, ())
+        self._disk = disk
+        self._damage = damage
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[Segment, Contents] = OrderedDict()
+
+    def contents(self, segment: Segment) -> Contents:
+        """What is in a segment; empty where it cannot be read."""
+        with self._lock:
+            contents = segment.contents
+            if contents is None:
+                contents = self._kept.get(segment) or self._load(segment)
+                self._keep(segment, contents)
+        return contents
+
+    def known_contents(self, segment: Segment) -> Contents | None:
+        """The same, if it is in memory; never waits."""
+        return segment.contents or self._kept.get(segment)
+
+    def release(self, segment: Segment) -> None:
+        """Nothing more is written to it: keep its contents only while they are asked for."""
+        with self._lock:
+            if segment.contents is not None:
+                self._keep(segment, segment.contents)
+                segment.contents = None
+
+    def read(self, segment: Segment, row: np.void, contents: Contents) -> Rows | None:
+        """The record of one row of a segment's index; None, counted once, if it is damaged."""
+        sequence = int(row["sequence"])
+        samples = int(row["samples_end"] - row["samples_before"])
+        try:
+            rows = self._read(segment, row, contents.dictionary)
+        except (OSError, SpoolDamaged) as error:
+            self._count(segment, sequence, samples, error)
+            return None
+        unknown = contents.dictionary.unknown(rows.columns.frame.tag_ids)
+        if unknown:
+            self._count(segment, sequence, unknown, SpoolDamaged("its tags are damaged"))
+        return rows
+
+    def _count(self, segment: Segment, sequence: int, samples: int, error: Exception) -> None:
+        if not segment.is_gone and sequence not in segment.sequences_damaged:
+            segment.sequences_damaged.add(sequence)
+            self._damage.note(segment.path.name, 1, samples, str(error))
+
+    def _read(self, segment: Segment, row: np.void, dictionary: Dictionary) -> Rows:
+        offset = int(row["offset"])
+        size = int(row["end"]) - offset
+        data = self._disk.read(segment.path, size, offset)
+        known = decode_record(data, 0, segment.seed)
+        if known is None or known[0].sequence != int(row["sequence"]):
+            raise SpoolDamaged("the header of a record is not what was written")
+        record = known[0]
+        payload = payload_of(data, 0, record)
+        if payload is None:
+            raise SpoolDamaged("the payload of a record is not what was written")
+        columns = decode_columns(payload, record.turns, record.samples)
+        return Rows(
+            record.sequence, record.raw_sequence, record.samples_before, columns, dictionary
+        )
+
+    def _load(self, segment: Segment) -> Contents:
+        summary = segment.summary
+        try:
+            data = self._disk.read(segment.path, summary.end, 0)
+        except OSError as error:
+            samples = summary.samples_end - summary.samples_before
+            self._count(segment, summary.sequence_end, samples, error)
+            return Contents()
+        found = scan(data, segment.seed, limit=summary.sequence_end)
+        contents, tags_damaged = contents_of(data, found)
+        if not segment.is_checked and not segment.is_gone:
+            segment.is_checked = True
+            records, samples = missing(found, segment.first_sequence, summary)
+            self._damage.note(segment.path.name, records + tags_damaged, samples, "rotten bytes")
+        return contents
+
+    def _keep(self, segment: Segment, contents: Contents) -> None:
+        self._kept[segment] = contents
+        self._kept.move_to_end(segment)
+        while len(self._kept) > CONTENTS_KEPT:
+            self._kept.popitem(last=False)
+
+
+def contents_of(data: bytes, found: Sequence[Found]) -> tuple[Contents, int]:
+    """What the records found in a segment amount to, and how many of its tags are damaged."""
+    contents, damaged = Contents(), 0
+    for offset, record, _, _ in found:
+        if record.kind == FRAMES:
+            contents.add(offset, record)
+        elif record.kind == TAGS:
+            payload = payload_of(data, offset, record)
+            try:
+                contents.dictionary.add(record.tags, decode_tags(payload or b""))
+            except SpoolDamaged:
+                damaged += 1
+    return contents, damaged
+
+
+def missing(found: Sequence[Found], first_sequence: int, summary: Summary) -> tuple[int, int]:
+    """Records and samples that a segment should have and has not."""
+    records = summary.sequence_end - first_sequence - len(found)
+    samples = summary.samples_end - summary.samples_before
+    return records, samples - sum(this.record.samples for this in found)

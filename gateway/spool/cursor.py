@@ -1,0 +1,95 @@
+"""Cursor: how far a sink has got in each lane, in a small file of its own.
+
+A place in a lane is a number of samples, counted since the lane began: it says record and row,
+and the difference of two places is what lies between them. The file has two slots in sectors of
+their own, written in turn; whichever of the two a power cut tears, the other is whole, and an
+older cursor only means that some samples are sent twice.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+
+from gateway.frame import Lane
+from gateway.spool.disk import Disk
+
+__all__ = ["Cursor", "decode_slot", "encode_slot"]
+
+SUFFIX = ".cursor"
+SLOT_BYTES = 512
+_SLOT = struct.Struct("<4sB3xQQQQQ")  # magic, version, generation, a place for each lane
+_CHECKSUM = struct.Struct("<I")
+_MAGIC = b"SlgC"
+_VERSION = 1
+# A lane that this sink has never read: it begins with the oldest sample there is.
+NOWHERE = 2**64 - 1
+
+
+def encode_slot(generation: int, places: Mapping[Lane, int]) -> bytes:
+    ordered = [places.get(lane, NOWHERE) for lane in Lane]
+    data = _SLOT.pack(_MAGIC, _VERSION, generation, *ordered)
+    return data + _CHECKSUM.pack(zlib.crc32(data))
+
+
+def decode_slot(data: bytes) -> tuple[int, dict[Lane, int]] | None:
+    """Generation and places; None if the bytes are not what was written."""
+    if len(data) < _SLOT.size + _CHECKSUM.size:
+        return None
+    (checksum,) = _CHECKSUM.unpack_from(data, _SLOT.size)
+    magic, version, generation, *ordered = _SLOT.unpack_from(data)
+    if (magic, version) != (_MAGIC, _VERSION) or zlib.crc32(data[: _SLOT.size]) != checksum:
+        return None
+    places = zip(Lane, ordered, strict=True)
+    return generation, {lane: place for lane, place in places if place != NOWHERE}
+
+
+class Cursor:
+    """One sink's places. Moved by the event loop, saved by the writer's thread."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.is_dirty = False
+        self._places: dict[Lane, int] = {}
+        self._generation = 0
+
+    def load(self, disk: Disk) -> bool:
+        """Take the newer of the two slots; False if neither is whole."""
+        data = disk.read(self.path, 2 * SLOT_BYTES, 0)
+        slots = [decode_slot(data[:SLOT_BYTES]), decode_slot(data[SLOT_BYTES:])]
+        whole = [slot for slot in slots if slot is not None]
+        if whole:
+            self._generation, self._places = max(whole, key=lambda slot: slot[0])
+        return bool(whole)
+
+    def save(self, disk: Disk) -> None:
+        """Make the places durable. OSError leaves it dirty, and the other slot untouched."""
+        self.is_dirty = False  # before the places are taken: a later move sets it again
+        generation = self._generation + 1
+        slot = encode_slot(generation, dict(self._places))
+        try:
+            is_new = self.path.name not in disk.names(self.path.parent)
+            create = disk.create(self.path, 2 * SLOT_BYTES) if is_new else None
+            file = create or disk.open(self.path, write=True)
+            try:
+                file.write(slot, generation % 2 * SLOT_BYTES)
+                file.sync()
+            finally:
+                file.close()
+            if is_new:
+                disk.sync_directory(self.path.parent)
+        except OSError:
+            self.is_dirty = True
+            raise
+        self._generation = generation
+
+    def place(self, lane: Lane) -> int | None:
+        """Samples of the lane that are done with; None if it was never read."""
+        return self._places.get(lane)
+
+    def move(self, lane: Lane, place: int) -> None:
+        if self._places.get(lane) != place:
+            self._places[lane] = place
+            self.is_dirty = True

@@ -1,0 +1,321 @@
+"""Lane: writing one lane. Records are staged for one write, synced as one batch, then believed.
+
+When a write or sync fails, its file is closed and nothing more is written to that segment: what
+the kernel did with the pages is unknown. The same records go to a new segment, whose header says
+from which sequence on it has the word.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from gateway.clock import Clock
+from gateway.frame import Frame, IdArray, Lane, TimeArray
+from gateway.spool.catalog import Catalog, Contents, Segment, segment_path
+from gateway.spool.columns import Columns, encode_columns
+from gateway.spool.dictionary import encode_tags
+from gateway.spool.disk import Disk, File
+from gateway.spool.pool import Pool
+from gateway.spool.segment import (
+    FRAMES,
+    RECORDS_START,
+    SUMMARY_START,
+    TAGS,
+    TIME_MIN,
+    Record,
+    SegmentHeader,
+    encode_header,
+    encode_record,
+    encode_summary,
+    summary_of,
+)
+from gateway.spool.stats import SpoolStats
+from gateway.tag import Tag, TagTable
+
+__all__ = ["Draft", "LaneWriter", "Shared"]
+
+
+@dataclass(slots=True, eq=False)
+class Draft:
+    """The turns of one lane that will be one record."""
+
+    now_ns: TimeArray  # of each turn
+    row_ends: npt.NDArray[np.int64]
+    frame: Frame  # with ids of the table
+    raw_sequence: int = 0
+    sequence: int = 0  # of the record; 0 until it is durable
+
+
+@dataclass(slots=True)
+class Shared:
+    """What the lanes of one spool have in common."""
+
+    disk: Disk
+    pool: Pool
+    catalog: Catalog
+    table: TagTable
+    clock: Clock
+    stats: SpoolStats
+    boot_id: int
+    number_last: int  # of segments, in all lanes: a number is used once
+
+
+class LaneWriter:
+    """Appends to the last segment of a lane. One thread only."""
+
+    def __init__(self, lane: Lane, shared: Shared, *, sequence_min: int = 1) -> None:
+        self.lane = lane
+        self._shared = shared
+        self._file: File | None = None
+        segments = shared.catalog.segments[lane]
+        self._segment: Segment | None = segments[-1] if segments else None
+        # Where the lane stands, of what is durable.
+        self.sequence_end = sequence_min
+        self.samples_end = 0
+        self.raw_sequence = 0
+        if self._segment is not None:
+            summary = self._segment.summary
+            self.sequence_end = max(summary.sequence_end, sequence_min)
+            self.samples_end, self.raw_sequence = summary.samples_end, summary.raw_sequence
+        self._contents = Contents()
+        self._local_ids = np.empty(0, np.int32)  # by id of the table; -1: not in this segment yet
+        self._crc_last = 0
+        if self._segment is not None and self._segment.contents is not None:
+            self._contents = self._segment.contents
+            self._crc_last = self._segment.crc_last
+            known = self._contents.dictionary.local_ids(shared.table)
+            self._local_ids = np.full(max(known, default=-1) + 1, -1, np.int32)
+            self._local_ids[list(known.keys())] = list(known.values())
+        # The batch: records for one write and one sync.
+        self._staged: list[tuple[Record, Draft | None]] = []
+        self._buffer = bytearray()
+        self._samples_staged = 0
+
+    def write(self, drafts: Sequence[Draft]) -> None:
+        """Make the drafts durable, in order. OSError leaves those with a sequence durable."""
+        try:
+            for draft in drafts:
+                if not draft.sequence:
+                    self._stage(draft)
+            self._flush()
+        except BaseException:
+            self._give_up()
+            raise
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    @property
+    def is_nearly_full(self) -> bool:
+        """Whether the next segment will be wanted soon."""
+        segment = self._segment
+        return segment is not None and segment.summary.end > segment.size * 3 // 4
+
+    def _stage(self, draft: Draft) -> None:
+        """Add a draft to the batch; to a new segment's when this one has no room for it."""
+        parts = self._compose(draft) if self._can_grow() else []
+        if not self._fits(parts):
+            self._flush()
+            self._forget_tags()  # all are new to the next segment
+            parts = self._compose(draft)
+            self._begin_segment(sum(record.bytes_on_disk for record, _ in parts))
+        assert self._segment is not None
+        for record, payload in parts:
+            staged = record._replace(
+                previous_crc=self._crc_last,
+                batch_index=len(self._staged),
+                sequence=self.sequence_end + len(self._staged),
+            )
+            data, self._crc_last = encode_record(staged, payload, self._segment.seed)
+            self._buffer += data
+            self._staged.append((staged, draft if record.kind == FRAMES else None))
+        self._samples_staged += len(draft.frame)
+
+    def _can_grow(self) -> bool:
+        return self._segment is not None and self._segment.can_grow
+
+    def _fits(self, parts: Sequence[tuple[Record, bytes]]) -> bool:
+        segment = self._segment
+        if segment is None or not parts:
+            return False
+        bytes_new = sum(record.bytes_on_disk for record, _ in parts)
+        return segment.summary.end + len(self._buffer) + bytes_new <= segment.size
+
+    def _compose(self, draft: Draft) -> list[tuple[Record, bytes]]:
+        """The records of a draft and their payloads, without their place in the lane."""
+        frame = draft.frame
+        parts = []
+        first_new = len(self._contents.dictionary)
+        tags_new = self._learn(frame.tag_ids)
+        if tags_new:
+            payload = encode_tags(tags_new)
+            parts.append((self._record(TAGS, draft, payload, first_new), payload))
+        columns = Columns(
+            draft.now_ns,
+            draft.row_ends,
+            dataclasses.replace(frame, tag_ids=self._local_ids[frame.tag_ids]),
+        )
+        payload = encode_columns(columns)
+        tags = len(self._contents.dictionary)
+        parts.append((self._record(FRAMES, draft, payload, tags), payload))
+        return parts
+
+    def _record(self, kind: int, draft: Draft, payload: bytes, tags: int) -> Record:
+        has_rows = kind == FRAMES and len(draft.frame) > 0
+        return Record(
+            kind=kind,
+            payload_bytes=len(payload),
+            payload_crc=zlib.crc32(payload),
+            previous_crc=0,
+            batch_index=0,
+            sequence=0,
+            samples_before=self.samples_end + self._samples_staged,
+            raw_sequence=draft.raw_sequence,
+            boot_id=self._shared.boot_id,
+            monotonic_ns=self._shared.clock.monotonic_ns(),
+            t_ns_min=int(draft.frame.t_ns.min()) if has_rows else 0,
+            t_ns_max=int(draft.frame.t_ns.max()) if has_rows else 0,
+            now_ns_max=int(draft.now_ns.max()) if kind == FRAMES else TIME_MIN,
+            samples=len(draft.frame) if kind == FRAMES else 0,
+            turns=len(draft.now_ns) if kind == FRAMES else 0,
+            tags=tags,
+        )
+
+    def _learn(self, tag_ids: IdArray) -> list[Tag]:
+        """Give local ids to the tags that this segment does not know yet; those tags."""
+        if not len(tag_ids):
+            return []
+        id_max = int(tag_ids.max())
+        if id_max >= len(self._local_ids):
+            grown = np.full(2 * id_max + 1, -1, np.int32)
+            grown[: len(self._local_ids)] = self._local_ids
+            self._local_ids = grown
+        new = np.unique(tag_ids[self._local_ids[tag_ids] < 0])
+        if not len(new):
+            return []
+        dictionary = self._contents.dictionary
+        first = len(dictionary)
+        self._local_ids[new] = np.arange(first, first + len(new))
+        tags = [self._shared.table[tag_id] for tag_id in new.tolist()]
+        dictionary.add(first, tags)
+        return tags
+
+    def _forget_tags(self) -> None:
+        self._contents = Contents()
+        self._local_ids.fill(-1)
+
+    def _flush(self) -> None:
+        """Write and sync what is staged; from here on it is durable and may be read."""
+        segment = self._segment
+        if segment is None or not self._staged:
+            return
+        file = self._opened(segment)
+        if not file.is_linked():
+            raise OSError(errno.ENOENT, f"{segment.path.name} was deleted while in use")
+        file.write(self._buffer, segment.summary.end)
+        file.sync()
+        stats = self._shared.stats
+        stats.fsyncs_total += 1
+        stats.bytes_written_total += len(self._buffer)
+        stats.records_total += len(self._staged)
+        summary = segment.summary
+        for record, draft in self._staged:
+            if draft is not None:
+                self._contents.add(summary.end, record)
+                draft.sequence = record.sequence
+            summary = summary.with_record(summary.end, record)
+        stats.samples_total += summary.samples_end - self.samples_end
+        self.sequence_end, self.samples_end = summary.sequence_end, summary.samples_end
+        self.raw_sequence = summary.raw_sequence
+        segment.crc_last = self._crc_last
+        segment.summary = summary
+        self._unstage()
+
+    def _unstage(self) -> None:
+        self._staged.clear()
+        self._buffer = bytearray()
+        self._samples_staged = 0
+
+    def _opened(self, segment: Segment) -> File:
+        if self._file is None:
+            self._file = self._shared.disk.open(segment.path, write=True)
+        return self._file
+
+    def _begin_segment(self, bytes_needed: int) -> None:
+        shared = self._shared
+        disk, pool = shared.disk, shared.pool
+        file, size = pool.take(RECORDS_START + bytes_needed)
+        shared.number_last += 1
+        header = SegmentHeader(
+            lane=self.lane,
+            number=shared.number_last,
+            first_sequence=self.sequence_end,
+            samples_before=self.samples_end,
+            raw_sequence=self.raw_sequence,
+            boot_id=shared.boot_id,
+            created_ns=shared.clock.utc_ns(),
+        )
+        path = segment_path(pool.spare_path.parent, self.lane, shared.number_last)
+        try:
+            file.write(encode_header(header), 0)
+            file.sync()
+            disk.rename(pool.spare_path, path)
+            disk.sync_directory(path.parent)
+        except OSError:
+            file.close()
+            for left in (pool.spare_path, path):
+                with contextlib.suppress(OSError):
+                    disk.unlink(left)
+            raise
+        self._finish_segment()
+        segment = Segment(path, size, summary_of(header), header.first_sequence)
+        segment.can_grow = True
+        segment.is_checked = True
+        segment.contents = self._contents
+        self._segment, self._file, self._crc_last = segment, file, segment.seed
+        shared.catalog.segments[self.lane] += (segment,)
+        shared.stats.fsyncs_total += 2
+
+    def _finish_segment(self) -> None:
+        """Leave the segment before, with a summary that saves the next start from scanning it."""
+        segment = self._segment
+        if segment is None:
+            return
+        if segment.can_grow:
+            # Not synced: without it the segment is gone through once more, that is all.
+            with contextlib.suppress(OSError):
+                data = encode_summary(segment.summary, segment.seed)
+                self._opened(segment).write(data, SUMMARY_START)
+            segment.can_grow = False
+        self.close()
+        self._shared.catalog.release(segment)
+
+    def _give_up(self) -> None:
+        """After a failure: nothing more is written to this segment, and this file is not used."""
+        self._unstage()
+        with contextlib.suppress(OSError):
+            self.close()
+        self._forget_tags()
+        segment = self._segment
+        if segment is None:
+            return
+        segment.can_grow = False
+        if segment.summary.records:
+            self._shared.catalog.release(segment)
+            return
+        # There is nothing in it; a disk that fails for hours must not leave a file each time.
+        segments = self._shared.catalog.segments
+        segments[self.lane] = tuple(s for s in segments[self.lane] if s is not segment)
+        self._segment = segments[self.lane][-1] if segments[self.lane] else None
+        with contextlib.suppress(OSError):
+            self._shared.disk.unlink(segment.path)

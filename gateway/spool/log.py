@@ -1,0 +1,281 @@
+"""Spool: append turns and be told when they are durable; replay them; give them to sinks.
+
+    append(turn) -> open group --period over, full, or an event in it--> writer's thread
+                        |                                                    | raw: write, fdatasync
+                        `- future <------------ durable ---------------------| derived: likewise
+
+A group is what one commit makes durable: a record a lane, one future for all who wait. At most
+the open group and those being written are lost by a crash, and nobody was told that they are safe.
+
+Turns in which nothing happened (the plant is silent) do not make a group worth writing: they ride
+with the next one that has samples, so that replay sees every turn between the samples it sees.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gateway.clock import Clock
+from gateway.errors import SpoolError
+from gateway.frame import Frame, Lane, Turn
+from gateway.spool.catalog import Rows
+from gateway.spool.config import SpoolSettings
+from gateway.spool.disk import Disk
+from gateway.spool.history import History
+from gateway.spool.reader import Backlog, Batch, SpoolReader
+from gateway.spool.stats import LaneStats, SpoolStats
+from gateway.spool.store import Group, Store
+from gateway.spool.writer import Writer
+from gateway.tag import TagTable
+
+__all__ = ["Backlog", "Batch", "LaneStats", "Spool", "SpoolReader", "SpoolStats"]
+
+log = logging.getLogger(__name__)
+
+# What a turn costs while it waits: the arrays of its samples, and the objects around them.
+SAMPLE_BYTES = 21
+EXACT_BYTES = 100
+TURN_BYTES = 500
+# A silent plant turns four times a second; a quarter of an hour of that is written as one record.
+SILENT_TURNS_MAX = 4096
+# A supervisor grants five seconds from SIGTERM to exit; the pipeline may have used three of them.
+CLOSE_S = 1.5
+
+
+@dataclass(slots=True, eq=False)
+class _Open:
+    """The group that turns are added to."""
+
+    future: asyncio.Future[int]
+    group: Group = field(default_factory=Group)
+    bytes_pending: int = 0
+    samples: int = 0
+
+
+class Spool:
+    """The spool of one gateway; all methods belong to the event loop's thread."""
+
+    def __init__(
+        self, store: Store, settings: SpoolSettings, table: TagTable, clock: Clock
+    ) -> None:
+        self._store = store
+        self._settings = settings
+        self._table = table
+        self._clock = clock
+        self._loop = asyncio.get_running_loop()
+        self._open: _Open | None = None
+        self._period: asyncio.TimerHandle | None = None
+        self._waiting: dict[Group, _Open] = {}
+        self._room = asyncio.Event()
+        self._room.set()
+        self._ended = asyncio.Event()
+        self._readers: list[SpoolReader] = []
+        # A thread each, so that a long question never keeps a sink waiting.
+        self._sink_reads = ThreadPoolExecutor(1, thread_name_prefix="spool-reader")
+        self._history_reads = ThreadPoolExecutor(1, thread_name_prefix="spool-history")
+        self._writer = Writer(store, self._on_done, self._on_end)
+        self.history = History(store.catalog, table, self._history_reads)
+        self.stats: SpoolStats = store.stats
+
+    @staticmethod
+    @asynccontextmanager
+    async def open(
+        directory: Path,
+        settings: SpoolSettings,
+        table: TagTable,
+        clock: Clock,
+        disk: Disk | None = None,
+    ) -> AsyncIterator[Spool]:
+        """The spool in `directory`, created or recovered.
+
+        Raises SpoolLocked if another process writes to it. Whatever else is wrong with the disk,
+        the spool opens: degraded if need be, and in the open until the disk answers again.
+        """
+        store = Store(directory, settings, table, clock, disk or Disk())
+        try:
+            store.open()
+        except OSError as error:
+            store.stats.state, store.stats.error_last = "degraded", str(error)
+            log.error(  # noqa: TRY400 - the traceback says nothing that the error does not
+                "spool.degraded error=%s consequence=samples wait in memory", error
+            )
+        spool = Spool(store, settings, table, clock)
+        spool._writer.start()
+        try:
+            yield spool
+        finally:
+            await spool._close()
+
+    def append(self, turn: Turn) -> asyncio.Future[int]:
+        """Make a turn durable; its group's future gives the raw sequence once it is.
+
+        Never waits. The future fails only for a group that cannot be written at all, and is
+        cancelled when the spool is closed while the disk refuses.
+        """
+        pending = self._open
+        if pending is None:
+            pending = self._open = _Open(self._loop.create_future())
+        elif pending.future.done():  # whoever awaited it was cancelled, and the future with it
+            pending.future = self._loop.create_future()
+        pending.group.turns.append(turn)
+        samples = sum(len(frame) for frame in turn.frames.values())
+        if samples:
+            size = _size_of(turn, samples)
+            pending.samples += samples
+            pending.bytes_pending += size
+            self._add_pending(size)
+        if len(turn.frames.get(Lane.EVENT, ())) or (
+            pending.bytes_pending >= self._settings.commit_bytes
+        ):
+            self._commit_open()
+        elif self._period is None:
+            self._period = self._loop.call_later(self._settings.commit_period, self._period_over)
+        return pending.future
+
+    @property
+    def has_room(self) -> bool:
+        """Whether less than `pending_bytes_max` waits for the disk."""
+        return self._room.is_set()
+
+    async def wait_for_room(self) -> None:
+        await self._room.wait()
+
+    @property
+    def last_turn_ns(self) -> int:
+        """Time of the last durable turn; 0 if there is none, or raw turns are not kept."""
+        return self._store.last_turn_ns
+
+    def replay(self, since_ns: int) -> Iterator[tuple[int, Turn]]:
+        """Durable raw turns at or after `since_ns` with their sequences, in order.
+
+        Reads from disk as it goes: for the start, before the first append.
+        """
+        if not self._settings.raw:
+            return
+        for rows in self._store.rows_since(Lane.RAW, since_ns):
+            start = 0
+            columns = rows.columns
+            for now_ns, stop in zip(
+                columns.now_ns.tolist(), columns.row_ends.tolist(), strict=True
+            ):
+                if now_ns >= since_ns:
+                    frame = rows.frame(self._table, start, stop)
+                    yield rows.sequence, Turn(now_ns, {Lane.RAW: frame})
+                start = stop
+
+    def applied(self, lane: Lane) -> int:
+        """Raw sequence up to which a derived lane has what follows from it; 0 for nothing."""
+        return self._store.applied(lane)
+
+    def tail(self, lane: Lane, samples_max: int) -> Frame:
+        """The newest samples of a lane, in the order they were stored."""
+        newest: list[Rows] = []
+        samples = 0
+        for rows in self._store.rows_backwards(lane):
+            if samples >= samples_max:
+                break
+            newest.append(rows)
+            samples += len(rows.columns.frame)
+        frame = Frame.concatenate([rows.frame(self._table) for rows in reversed(newest)])
+        return frame.rows(max(0, len(frame) - samples_max), len(frame))
+
+    def reader(self, name: str, lanes: Sequence[Lane]) -> SpoolReader:
+        """The way of the sink `name` through some lanes; it goes on where its cursor stands.
+
+        A new sink begins with the oldest samples there are.
+        """
+        reader = SpoolReader(name, lanes, self._store, self._table, self._sink_reads)
+        self._readers.append(reader)
+        return reader
+
+    def _period_over(self) -> None:
+        self._period = None
+        pending = self._open
+        if pending is None:
+            return
+        if pending.samples or len(pending.group.turns) >= SILENT_TURNS_MAX:
+            self._commit_open()
+            return
+        # Nothing to make durable; the turns ride with the next group.
+        if not pending.future.done():
+            pending.future.set_result(self._store.applied(Lane.RAW))
+        if not self._settings.raw:
+            self._open = None
+
+    def _commit_open(self) -> None:
+        pending, self._open = self._open, None
+        if self._period is not None:
+            self._period.cancel()
+            self._period = None
+        if pending is not None:
+            self._waiting[pending.group] = pending
+            self._writer.put(pending.group)
+
+    def _add_pending(self, size: int) -> None:
+        self.stats.pending_bytes += size
+        if self.stats.pending_bytes < self._settings.pending_bytes_max:
+            self._room.set()
+        else:
+            self._room.clear()
+
+    def _on_done(self, groups: Sequence[Group], error: BaseException | None) -> None:
+        """In the writer's thread."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            self._loop.call_soon_threadsafe(self._settle, groups, error)
+
+    def _settle(self, groups: Sequence[Group], error: BaseException | None) -> None:
+        for group in groups:
+            done = self._waiting.pop(group)
+            self._add_pending(-done.bytes_pending)
+            if done.future.done():
+                continue
+            if error is None:
+                done.future.set_result(group.sequence)
+            elif isinstance(error, SpoolError):
+                done.future.set_exception(error)
+            else:
+                done.future.cancel()
+                log.error("spool.closed_undurable samples=%d error=%s", done.samples, error)
+        for reader in self._readers:
+            reader.wake()
+
+    def _on_end(self) -> None:
+        """In the writer's thread."""
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._ended.set)
+
+    async def _close(self) -> None:
+        """Commit what is open, if the disk answers in time, and end the threads."""
+        if self._open is not None and self._open.samples:
+            self._commit_open()
+        elif self._open is not None:
+            self._open.future.cancel()
+        if self._period is not None:
+            self._period.cancel()
+        self._writer.end()
+        try:
+            async with asyncio.timeout(CLOSE_S):
+                await self._ended.wait()
+        except TimeoutError:
+            log.error(  # noqa: TRY400 - likewise
+                "spool.close_timeout seconds=%s groups=%d", CLOSE_S, len(self._waiting)
+            )
+        finally:
+            for pending in self._waiting.values():
+                pending.future.cancel()
+            self._sink_reads.shutdown(wait=False, cancel_futures=True)
+            self._history_reads.shutdown(wait=False, cancel_futures=True)
+
+
+def _size_of(turn: Turn, samples: int) -> int:
+    """Bytes of memory that a turn takes until it is on disk, roughly."""
+    exact = [value for frame in turn.frames.values() for value in frame.exact.values()]
+    text = sum(len(value) for value in exact if isinstance(value, str))
+    return TURN_BYTES + SAMPLE_BYTES * samples + EXACT_BYTES * len(exact) + text

@@ -1,0 +1,138 @@
+"""Pool: the files that segments are written to, and which segment goes when there is no room.
+
+A file once written is renamed and written again, because its blocks need no journal commit any
+more. At most one spare is kept. Room is made by deleting whole segments, oldest first: of the raw
+lane as long as it has more than the one being written, then aggregates, scores and events.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+from collections.abc import Callable
+from pathlib import Path
+
+from gateway.frame import Lane
+from gateway.spool.catalog import Catalog, Segment
+from gateway.spool.config import SpoolSettings
+from gateway.spool.disk import Disk, File
+
+__all__ = ["Pool"]
+
+# What is given up first: raw samples are many, events few and what people ask for.
+EVICTION_ORDER = (Lane.RAW, Lane.AGGREGATE, Lane.SCORE, Lane.EVENT)
+# A lane holds on to the segment it writes; with 16 of them in bytes_max the four lanes and the
+# spare leave two thirds of it to retention.
+SEGMENTS_MIN = 16
+# A file system without any space harms everyone else on the board; leave them this much.
+BYTES_FREE_MIN = 8 * 2**20
+_BLOCK = 4096
+
+
+class Pool:
+    """Hands out files of zeros or of old records, and takes segments back."""
+
+    def __init__(
+        self,
+        disk: Disk,
+        directory: Path,
+        settings: SpoolSettings,
+        catalog: Catalog,
+        on_evict: Callable[[Segment], None],
+    ) -> None:
+        self.bytes_max = settings.bytes_max
+        self.segment_bytes = _blocks(min(settings.segment_bytes, self.bytes_max // SEGMENTS_MIN))
+        self.spare_path = directory / "spare.seg"
+        self._disk = disk
+        self._directory = directory
+        self._catalog = catalog
+        self._on_evict = on_evict
+        self._spare_bytes = 0
+
+    @property
+    def bytes_used(self) -> int:
+        """Of all files, written or not."""
+        segments = self._catalog.segments.values()
+        return self._spare_bytes + sum(segment.size for lane in segments for segment in lane)
+
+    def adopt(self, useless: list[Path]) -> None:
+        """Keep a spare from before if it has the right size; delete what holds no records."""
+        with contextlib.suppress(OSError):
+            if self._disk.size(self.spare_path) == self.segment_bytes:
+                self._spare_bytes = self.segment_bytes
+            else:
+                self._disk.unlink(self.spare_path)
+        for path in useless:
+            with contextlib.suppress(OSError):
+                self._disk.unlink(path)
+
+    def take(self, size: int) -> tuple[File, int]:
+        """The file at `spare_path`, open, with at least `size` bytes, and how many it has."""
+        size = max(self.segment_bytes, _blocks(size))
+        self._disk.make_directory(self._directory)
+        self._provide(size)
+        try:
+            file = self._disk.open(self.spare_path, write=True)
+        except FileNotFoundError:  # somebody emptied the directory
+            self._spare_bytes = 0
+            self._provide(size)
+            file = self._disk.open(self.spare_path, write=True)
+        self._spare_bytes = 0
+        return file, size
+
+    def prepare(self) -> None:
+        """Have a spare ready, so that the next commit need not wait for it; or not, if it fails."""
+        with contextlib.suppress(OSError):
+            self._provide(self.segment_bytes)
+
+    def _provide(self, size: int) -> None:
+        """A spare of exactly `size` bytes."""
+        if self._spare_bytes not in (0, size):
+            self._disk.unlink(self.spare_path)
+            self._spare_bytes = 0
+        while self.bytes_used + size - self._spare_bytes > self.bytes_max and self._evict(size):
+            pass
+        while not self._spare_bytes and self._is_scarce(size) and self._evict(size):
+            pass
+        while not self._spare_bytes:
+            try:
+                self._disk.create(self.spare_path, size).close()
+                self._spare_bytes = size
+            except OSError as error:
+                is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+                if not is_full or not self._evict(size):
+                    raise
+
+    def _is_scarce(self, size: int) -> bool:
+        return self._disk.bytes_free(self._directory) < size + BYTES_FREE_MIN
+
+    def _evict(self, size: int) -> bool:
+        """Delete the oldest segment, or make it the spare; False if none can go."""
+        for lane in EVICTION_ORDER:
+            oldest, *rest = self._catalog.segments[lane] or (None,)
+            if oldest is None or not rest:
+                continue
+            oldest.is_gone = True  # before the file is: whoever reads it meanwhile is not alarmed
+            try:
+                self._remove(oldest, size)
+            except OSError:
+                oldest.is_gone = False
+                raise
+            self._catalog.segments[lane] = tuple(rest)
+            self._on_evict(oldest)
+            return True
+        return False
+
+    def _remove(self, segment: Segment, size: int) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            if segment.size != size or self._spare_bytes:
+                self._disk.unlink(segment.path)
+                return
+            self._disk.rename(segment.path, self.spare_path)
+            # Its old name must be gone for good before anything else is written into it.
+            self._disk.sync_directory(self._directory)
+            self._spare_bytes = size
+
+
+def _blocks(size: int) -> int:
+    return -(-size // _BLOCK) * _BLOCK

@@ -1,0 +1,148 @@
+"""Recovery: from whatever files are there to the segments that may be believed.
+
+What is found in them is counted, never raised.
+
+A full segment has its summary in its second sector, so 512 MiB are opened by reading a kilobyte
+of each file. Only the last segment of a lane, whose end may be torn, and those that were given
+up after a failed sync, are gone through record by record.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+
+from gateway.frame import Lane
+from gateway.spool.catalog import Segment, contents_of, missing, parse_name, segment_path
+from gateway.spool.disk import Disk
+from gateway.spool.segment import (
+    RECORDS_START,
+    TIME_MAX,
+    SegmentHeader,
+    Summary,
+    decode_header,
+    decode_summary,
+    scan,
+    seed_of,
+    summary_of,
+)
+from gateway.spool.stats import Damage
+
+__all__ = ["Found", "find_segments"]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Found:
+    """What a directory holds."""
+
+    segments: dict[Lane, tuple[Segment, ...]] = field(default_factory=dict)
+    number_max: int = 0  # of all files, readable or not
+    useless: list[Path] = field(default_factory=list)  # segments without a record
+
+
+def find_segments(disk: Disk, directory: Path, names: Sequence[str], damage: Damage) -> Found:
+    """The segments among `names`, each lane's oldest first."""
+    numbers: dict[Lane, list[int]] = {lane: [] for lane in Lane}
+    found = Found()
+    for name in names:
+        known = parse_name(name)
+        if known is not None:
+            lane, number = known
+            numbers[lane].append(number)
+            found.number_max = max(found.number_max, number)
+    for lane, of_lane in numbers.items():
+        segments: list[Segment] = []
+        limit = TIME_MAX  # first sequence of the segment behind
+        for number in sorted(of_lane, reverse=True):
+            path = segment_path(directory, lane, number)
+            try:
+                segment = _examine(disk, path, limit, damage, is_last=not segments)
+            except FileNotFoundError:
+                continue  # deleted or renamed since `names` was taken
+            except OSError as error:
+                damage.note(path.name, 1, 0, str(error))
+                continue
+            if segment is None or (segments and not segment.summary.records):
+                found.useless.append(path)
+                continue
+            limit = segment.first_sequence
+            segments.append(segment)
+        segments.reverse()
+        found.segments[lane] = tuple(segments)
+        _count_missing(segments, damage)
+    return found
+
+
+def _examine(
+    disk: Disk, path: Path, limit: int, damage: Damage, *, is_last: bool
+) -> Segment | None:
+    """One file; None if nothing in it can be believed."""
+    lane, number = parse_name(path.name) or (Lane.RAW, 0)
+    seed = seed_of(lane, number)
+    size = disk.size(path)
+    data = disk.read(path, RECORDS_START, 0)
+    header = decode_header(data)
+    if header is not None and (header.lane, header.number) != (lane, number):
+        header = None  # a copy under another name, or a file's former life
+    summary = decode_summary(data, seed)
+    if header is not None and summary is not None:
+        is_full = not is_last and summary.sequence_end <= limit and summary.end <= size
+        if is_full:
+            return Segment(path, size, summary, header.first_sequence)
+    segment = _go_through(disk, path, size, header, limit, damage, is_last=is_last)
+    if segment is not None:
+        segment.can_grow = is_last and header is not None and summary is None
+    return segment
+
+
+def _go_through(
+    disk: Disk,
+    path: Path,
+    size: int,
+    header: SegmentHeader | None,
+    limit: int,
+    damage: Damage,
+    *,
+    is_last: bool,
+) -> Segment | None:
+    """A file without a summary to rely on."""
+    lane, number = parse_name(path.name) or (Lane.RAW, 0)
+    seed = seed_of(lane, number)
+    data = disk.read(path, size, 0)
+    records = scan(data, seed, limit=limit, is_last=is_last)
+    if header is None:
+        if not records:
+            return None
+        first = records[0].record
+        damage.note(path.name, 1, 0, "the header of the segment is not what was written")
+        header = SegmentHeader(
+            lane, number, first.sequence, first.samples_before, first.raw_sequence, 0, 0
+        )
+    summary: Summary = summary_of(header)
+    for this in records:
+        summary = summary.with_record(this.offset, this.record)
+    segment = Segment(path, size, summary, header.first_sequence)
+    lost_records, lost_samples = missing(records, header.first_sequence, summary)
+    damage.note(path.name, lost_records, lost_samples, "bytes between records are not theirs")
+    segment.is_checked = True
+    if is_last:
+        segment.contents, tags_damaged = contents_of(data, records)
+        damage.note(path.name, tags_damaged, 0, "tags are damaged")
+        segment.crc_last = records[-1].checksum if records else seed
+    return segment
+
+
+def _count_missing(segments: Sequence[Segment], damage: Damage) -> None:
+    """What is missing between one segment and the next: the end of one, or whole files."""
+    for before, segment in pairwise(segments):
+        damage.note(
+            segment.path.name,
+            segment.first_sequence - before.summary.sequence_end,
+            segment.summary.samples_before - before.summary.samples_end,
+            "what should stand before it is missing",
+        )

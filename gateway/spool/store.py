@@ -1,0 +1,319 @@
+"""Store: the spool without threads. Opens a directory, commits groups, keeps within bounds.
+
+Everything here is called by one thread at a time: first by the one that opens, then by the
+writer's. Sinks and queries read beside it, through the catalog.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from gateway.clock import Clock, boot_id
+from gateway.frame import EMPTY_FRAME, Frame, Lane, Turn
+from gateway.spool.catalog import Catalog, Rows, Segment
+from gateway.spool.config import SpoolSettings
+from gateway.spool.cursor import SUFFIX, Cursor
+from gateway.spool.disk import Disk, File
+from gateway.spool.lane import Draft, LaneWriter, Shared
+from gateway.spool.pool import Pool
+from gateway.spool.recovery import find_segments
+from gateway.spool.segment import RECORDS_START, TIME_MAX, TIME_MIN, decode_header
+from gateway.spool.stats import Damage, SpoolStats
+from gateway.tag import TagTable
+
+__all__ = ["Group", "Store"]
+
+log = logging.getLogger(__name__)
+
+DERIVED = (Lane.EVENT, Lane.SCORE, Lane.AGGREGATE)
+
+
+@dataclass(slots=True, eq=False)
+class Group:
+    """Turns that become durable as one: a record a lane."""
+
+    turns: list[Turn] = field(default_factory=list)
+    drafts: dict[Lane, Draft] | None = None  # made at the first try
+
+    @property
+    def sequence(self) -> int:
+        """Of its raw record; 0 where there is none."""
+        raw = (self.drafts or {}).get(Lane.RAW)
+        return raw.sequence if raw is not None else 0
+
+
+class Store:
+    """One directory."""
+
+    def __init__(
+        self, directory: Path, settings: SpoolSettings, table: TagTable, clock: Clock, disk: Disk
+    ) -> None:
+        self.directory = directory
+        self.settings = settings
+        self.table = table
+        self.clock = clock
+        self.disk = disk
+        self.stats = SpoolStats(bytes_max=settings.bytes_max)
+        self.damage = Damage(self.stats)
+        self.catalog = Catalog(disk, self.damage)
+        self.pool = Pool(disk, directory, settings, self.catalog, self._on_evict)
+        self.cursors: dict[str, Cursor] = {}
+        self.reading: dict[str, tuple[Lane, ...]] = {}  # lanes of those that are read with now
+        self.last_turn_ns = 0
+        self._writers: dict[Lane, LaneWriter] = {}
+        self._lock: File | None = None
+        self._is_losing = False  # samples that a sink has not had are being deleted
+
+    def open(self) -> None:
+        """Lock, create what is not there, recover what is. Raises SpoolLocked, OSError."""
+        self.disk.make_directory(self.directory)
+        if self._lock is None:
+            self._lock = self.disk.lock(self.directory / "lock")
+        found = find_segments(
+            self.disk, self.directory, self.disk.names(self.directory), self.damage
+        )
+        self.catalog.segments.update(found.segments)
+        self.pool.adopt(found.useless)
+        shared = Shared(
+            disk=self.disk,
+            pool=self.pool,
+            catalog=self.catalog,
+            table=self.table,
+            clock=self.clock,
+            stats=self.stats,
+            boot_id=boot_id(),
+            number_last=max(found.number_max, self._number_of_spare()),
+        )
+        for lane in DERIVED:
+            self._writers[lane] = LaneWriter(lane, shared)
+        # Were the raw lane's end lost, its sequences must not be given to other turns: the
+        # derived lanes would take these for worked already.
+        named_max = max(writer.raw_sequence for writer in self._writers.values())
+        self._writers[Lane.RAW] = LaneWriter(Lane.RAW, shared, sequence_min=named_max + 1)
+        self._open_cursors()
+        if self.settings.raw:
+            self.last_turn_ns = self._find_last_turn_ns()
+        self._update_stats()
+
+    @property
+    def is_open(self) -> bool:
+        return Lane.RAW in self._writers
+
+    def commit(self, groups: Sequence[Group]) -> None:
+        """Make the groups durable: the raw lane first, then what was derived from it.
+
+        A failure is answered with a new segment, once; a second one raises OSError. What became
+        durable until then is remembered in the groups, so they may be committed again.
+        """
+        if not self.is_open:
+            self.open()
+        for group in groups:
+            if group.drafts is None:
+                group.drafts = self._drafts(group.turns)
+        self._write(Lane.RAW, groups)
+        raw_sequence = self._writers[Lane.RAW].sequence_end - 1
+        for lane in DERIVED:
+            for group in groups:
+                draft = (group.drafts or {}).get(lane)
+                if draft is not None and not draft.sequence:
+                    draft.raw_sequence = group.sequence or raw_sequence
+            self._write(lane, groups)
+        if self.settings.raw:
+            self.last_turn_ns = groups[-1].turns[-1].now_ns
+        self.stats.commits_total += 1
+        self._update_stats()
+
+    def tidy(self) -> None:
+        """What can be done while nobody waits: a spare for a segment that is nearly full."""
+        if any(writer.is_nearly_full for writer in self._writers.values()):
+            self.pool.prepare()
+            self._update_stats()
+
+    def save_cursors(self) -> None:
+        """Make the cursors durable that moved; one that cannot be saved stays for the next time."""
+        for cursor in list(self.cursors.values()):
+            if cursor.is_dirty:
+                self.disk.make_directory(cursor.path.parent)
+                cursor.save(self.disk)
+                self.stats.fsyncs_total += 1
+
+    def close(self) -> None:
+        for writer in self._writers.values():
+            with contextlib.suppress(OSError):
+                writer.close()
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def applied(self, lane: Lane) -> int:
+        """Raw sequence that the lane's last durable record names; 0 if there is none."""
+        writer = self._writers.get(lane)
+        if writer is None:
+            return 0
+        return writer.sequence_end - 1 if lane is Lane.RAW else writer.raw_sequence
+
+    def samples_end(self, lane: Lane) -> int:
+        """Durable samples of the lane since it began: where a reader is when it has them all."""
+        segments = self.catalog.segments[lane]
+        return segments[-1].summary.samples_end if segments else 0
+
+    def samples_begin(self, lane: Lane) -> int:
+        """Samples of the lane that have been deleted already."""
+        segments = self.catalog.segments[lane]
+        return segments[0].summary.samples_before if segments else 0
+
+    def rows_since(self, lane: Lane, since_ns: int) -> Iterator[Rows]:
+        """Records that hold a turn at or after `since_ns`."""
+        for segment in self.catalog.segments[lane]:
+            if segment.summary.now_ns_max >= since_ns:
+                contents = self.catalog.contents(segment)
+                index = contents.index
+                for row in index[index["now_ns_max"] >= since_ns]:
+                    rows = self.catalog.read(segment, row, contents)
+                    if rows is not None:
+                        yield rows
+
+    def rows_backwards(self, lane: Lane) -> Iterator[Rows]:
+        """Records, newest first."""
+        for segment in reversed(self.catalog.segments[lane]):
+            contents = self.catalog.contents(segment)
+            for row in contents.index[::-1]:
+                rows = self.catalog.read(segment, row, contents)
+                if rows is not None:
+                    yield rows
+
+    def _drafts(self, turns: Sequence[Turn]) -> dict[Lane, Draft]:
+        drafts = {}
+        for lane in Lane:
+            if lane is Lane.RAW and not self.settings.raw:
+                continue
+            # Turns without rows are kept in the raw lane alone: there they are needed for replay.
+            kept = [
+                (turn.now_ns, frame)
+                for turn in turns
+                if len(frame := turn.frames.get(lane, EMPTY_FRAME)) or lane is Lane.RAW
+            ]
+            if kept:
+                drafts[lane] = Draft(
+                    now_ns=np.array([now_ns for now_ns, _ in kept], np.int64),
+                    row_ends=np.cumsum([len(frame) for _, frame in kept], dtype=np.int64),
+                    frame=Frame.concatenate([frame for _, frame in kept]),
+                )
+        return drafts
+
+    def _write(self, lane: Lane, groups: Sequence[Group]) -> None:
+        drafts = [
+            draft for group in groups if (draft := (group.drafts or {}).get(lane)) is not None
+        ]
+        writer = self._writers[lane]
+        try:
+            writer.write(drafts)
+        except OSError as error:
+            if self.stats.state == "ok":
+                log.warning("spool.write_failed lane=%s error=%s", lane.name.lower(), error)
+            self.stats.error_last = str(error)
+            writer.write(drafts)
+
+    def cursor_of(self, name: str, lanes: Sequence[Lane]) -> Cursor:
+        """The cursor of a sink that begins to read; a gap from while it was away is counted."""
+        cursor = self.cursors.setdefault(name, Cursor(self._cursor_path(name)))
+        self.reading[name] = tuple(lanes)
+        for lane in lanes:
+            begin = self.samples_begin(lane)
+            place = cursor.place(lane)
+            if place is None:
+                cursor.move(lane, begin)
+            elif place < begin:
+                self._note_gap(lane, begin - place)
+        return cursor
+
+    def _on_evict(self, segment: Segment) -> None:
+        """Count what some sink will never get of a segment that is being deleted."""
+        lane, summary = segment.lane, segment.summary
+        undelivered = 0
+        for name, lanes in self.reading.items():
+            place = self.cursors[name].place(lane)
+            if lane in lanes and place is not None:
+                start = max(place, summary.samples_before)
+                undelivered = max(undelivered, summary.samples_end - start)
+        if undelivered > 0:
+            self._note_gap(lane, undelivered)
+        else:
+            self._is_losing = False
+
+    def _note_gap(self, lane: Lane, samples: int) -> None:
+        self.stats.samples_lost_total += samples
+        if not self._is_losing:
+            self.stats.gaps_total += 1
+            log.error(
+                "spool.undelivered_deleted lane=%s samples=%d bytes_max=%d",
+                lane.name.lower(),
+                samples,
+                self.settings.bytes_max,
+            )
+        self._is_losing = True
+
+    def _cursor_path(self, name: str) -> Path:
+        return self.directory / "cursors" / (name + SUFFIX)
+
+    def _open_cursors(self) -> None:
+        """Load every cursor; behind the end of its lane one would miss what comes now."""
+        directory = self.directory / "cursors"
+        try:
+            self.disk.make_directory(directory)
+            names = self.disk.names(directory)
+        except OSError as error:
+            log.warning("spool.cursors_unreadable error=%s", error)
+            return
+        for name in names:
+            stem, _, suffix = name.rpartition(".")
+            if "." + suffix != SUFFIX:
+                continue
+            cursor = self.cursors.setdefault(stem, Cursor(directory / name))
+            try:
+                is_whole = cursor.load(self.disk)
+            except OSError:
+                is_whole = False
+            if not is_whole:
+                log.warning("spool.cursor_damaged sink=%s consequence=all is sent again", stem)
+            for lane in Lane:
+                place = cursor.place(lane)
+                if place is not None and place > self.samples_end(lane):
+                    log.warning("spool.cursor_ahead sink=%s lane=%s", stem, lane.name.lower())
+                    cursor.move(lane, self.samples_end(lane))
+
+    def _find_last_turn_ns(self) -> int:
+        newest = next(self.rows_backwards(Lane.RAW), None)
+        return int(newest.columns.now_ns[-1]) if newest is not None else 0
+
+    def _number_of_spare(self) -> int:
+        """The number that the spare bore last; its records would be believed under it."""
+        with contextlib.suppress(OSError):
+            header = decode_header(self.disk.read(self.pool.spare_path, RECORDS_START, 0))
+            if header is not None:
+                return header.number
+        return 0
+
+    def _update_stats(self) -> None:
+        self.stats.bytes_used = self.pool.bytes_used
+        for lane, segments in self.catalog.segments.items():
+            stats = self.stats.lanes[lane]
+            stats.segments = len(segments)
+            stats.bytes_used = sum(segment.size for segment in segments)
+            stats.samples = self.samples_end(lane) - self.samples_begin(lane)
+            if segments:
+                oldest, newest = segments[0], segments[-1]
+                stats.sequence_first = oldest.first_sequence
+                stats.sequence_last = newest.summary.sequence_end - 1
+                stats.oldest_ns = _or_zero(oldest.summary.t_ns_min)
+                stats.newest_ns = _or_zero(max(s.summary.t_ns_max for s in segments))
+
+
+def _or_zero(t_ns: int) -> int:
+    return 0 if t_ns in (TIME_MIN, TIME_MAX) else t_ns

@@ -1,0 +1,146 @@
+"""Writer: the one thread that touches the disk for the spool, however long the disk takes.
+
+Groups come in by a queue and leave as durable, in order. While the disk refuses, the groups stay
+and are tried again: the spool is degraded, bounded by `pending_bytes_max`, and mends by itself.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from gateway.errors import SpoolError, SpoolLocked
+from gateway.spool.store import Group, Store
+
+__all__ = ["Writer"]
+
+log = logging.getLogger(__name__)
+
+# A disk that is full or away is so for minutes; trying costs a file each time.
+RETRY_S = 2.0
+# Sending two seconds of samples twice after a power cut costs less than a flush for each batch.
+CURSOR_PERIOD_S = 2.0
+
+OnDone = Callable[[Sequence[Group], BaseException | None], None]
+
+
+class Writer:
+    """Commits groups; `on_done` is called in the writer's thread, with what kept them from it."""
+
+    def __init__(self, store: Store, on_done: OnDone, on_end: Callable[[], None]) -> None:
+        self._store = store
+        self._on_done = on_done
+        self._on_end = on_end
+        self._groups: deque[Group] = deque()
+        self._changed = threading.Condition()
+        self._is_ending = threading.Event()
+        self._cursors_saved_s = store.clock.monotonic_s()
+        self._cursors_failing = False
+        # A daemon: a disk that never answers must not keep the process from ending.
+        self._thread = threading.Thread(target=self._run, name="spool-writer", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def put(self, group: Group) -> None:
+        with self._changed:
+            self._groups.append(group)
+            self._changed.notify()
+
+    def end(self) -> None:
+        """Commit what was put, if the disk takes it at the first try, and stop."""
+        with self._changed:
+            self._is_ending.set()
+            self._changed.notify()
+
+    def _run(self) -> None:
+        try:
+            while True:
+                groups = self._take()
+                if groups:
+                    self._commit(groups)
+                elif self._is_ending.is_set():
+                    break
+                self._tidy()
+            self._save_cursors()
+        finally:
+            self._store.close()
+            self._on_end()
+
+    def _take(self) -> list[Group]:
+        """All that waits; none when nothing came for a while."""
+        with self._changed:
+            if not self._groups and not self._is_ending.is_set():
+                self._changed.wait(CURSOR_PERIOD_S)
+            groups = list(self._groups)
+            self._groups.clear()
+        return groups
+
+    def _commit(self, groups: Sequence[Group]) -> None:
+        stats, clock = self._store.stats, self._store.clock
+        while True:
+            began_s = clock.monotonic_s()
+            try:
+                self._store.commit(groups)
+            except (OSError, SpoolLocked) as error:
+                self._degrade(error)
+                if self._is_ending.is_set():
+                    self._on_done(groups, error)
+                    return
+                self._is_ending.wait(RETRY_S)
+            except Exception as error:  # noqa: BLE001 - a defect must not cost the groups after it
+                self._refuse(groups, error)
+                return
+            else:
+                stats.commit_ms_last = (clock.monotonic_s() - began_s) * 1000
+                self._recover()
+                self._on_done(groups, None)
+                return
+
+    def _degrade(self, error: Exception) -> None:
+        stats = self._store.stats
+        stats.error_last = str(error)
+        if stats.state == "ok":
+            stats.state = "degraded"
+            log.error("spool.degraded error=%s consequence=samples wait in memory", error)
+
+    def _recover(self) -> None:
+        if self._store.stats.state != "ok":
+            self._store.stats.state = "ok"
+            log.info("spool.recovered")
+
+    def _refuse(self, groups: Sequence[Group], error: Exception) -> None:
+        """Something in these groups cannot be written, ever: find it, and keep the rest."""
+        if len(groups) > 1:
+            for group in groups:
+                self._commit([group])
+            return
+        samples = sum(len(frame) for turn in groups[0].turns for frame in turn.frames.values())
+        self._store.stats.samples_lost_total += samples
+        log.error("spool.group_refused samples=%d", samples, exc_info=error)
+        self._on_done(groups, SpoolError(f"a commit group cannot be written: {error}"))
+
+    def _tidy(self) -> None:
+        now_s = self._store.clock.monotonic_s()
+        try:
+            if not self._store.is_open:
+                self._store.open()
+                self._recover()
+            self._store.tidy()
+        except (OSError, SpoolLocked) as error:
+            self._degrade(error)
+        if now_s - self._cursors_saved_s >= CURSOR_PERIOD_S:
+            self._cursors_saved_s = now_s
+            self._save_cursors()
+
+    def _save_cursors(self) -> None:
+        try:
+            self._store.save_cursors()
+        except OSError as error:
+            if not self._cursors_failing:
+                log.warning("spool.cursors_not_saved error=%s", error)
+            self._cursors_failing = True
+        else:
+            self._cursors_failing = False

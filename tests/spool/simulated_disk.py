@@ -1,0 +1,264 @@
+"""A disk in memory that forgets, tears and refuses, by seed.
+
+What is written is visible at once and durable after a sync. `power_cut` decides for every sector
+that was not synced whether it is the new one, the old one, or torn within; names that were not
+synced are undone from some point on, as an ordered journal does. `fail` makes coming calls fail.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gateway.errors import SpoolLocked
+from gateway.spool.disk import Disk, File
+
+SECTOR = 512
+
+
+class PowerCut(BaseException):
+    """Whatever the process was about to do, it does not."""
+
+
+@dataclass(eq=False)
+class Inode:
+    now: bytearray = field(default_factory=bytearray)
+    durable: bytearray = field(default_factory=bytearray)
+    dirty: set[int] = field(default_factory=set)  # sectors
+    links: int = 1
+
+
+class SimulatedFile(File):
+    def __init__(self, disk: SimulatedDisk, inode: Inode, *, holds_lock: bool = False) -> None:
+        super().__init__(-1)
+        self._disk = disk
+        self._inode = inode
+        self._boots = disk.boots
+        self._holds_lock = holds_lock
+        self._is_closed = False
+        self._has_failed = False
+
+    def sync(self) -> None:
+        self._check()
+        self._disk.step("sync")
+        inode = self._inode
+        if len(inode.durable) < len(inode.now):
+            inode.durable.extend(bytes(len(inode.now) - len(inode.durable)))
+        for sector in inode.dirty:
+            cut = slice(sector * SECTOR, (sector + 1) * SECTOR)
+            inode.durable[cut] = inode.now[cut]
+        inode.dirty.clear()
+        self._disk.syncs += 1
+
+    def is_linked(self) -> bool:
+        return self._inode.links > 0
+
+    def close(self) -> None:
+        assert not self._is_closed, "closed twice"
+        self._is_closed = True
+        self._disk.files_open -= 1
+        if self._holds_lock:
+            self._disk.is_locked = False
+
+    def _pwrite(self, data: memoryview, offset: int) -> int:
+        self._check()
+        self._disk.step("write")
+        size = len(data)
+        if self._disk.short_writes is not None:
+            size = self._disk.short_writes.randint(1, size)
+        inode = self._inode
+        end = offset + size
+        if len(inode.now) < end:
+            self._disk.use(end - len(inode.now))
+            inode.now.extend(bytes(end - len(inode.now)))
+        inode.now[offset:end] = data[:size]
+        inode.dirty.update(range(offset // SECTOR, -(-end // SECTOR)))
+        return size
+
+    def _pread(self, size: int, offset: int) -> bytes:
+        assert not self._is_closed
+        self._disk.step("read")
+        return bytes(self._inode.now[offset : offset + size])
+
+    def _check(self) -> None:
+        assert not self._is_closed, "used after it was closed"
+        assert self._boots == self._disk.boots, "used after the power cut"
+        assert not self._has_failed, "used after it failed"
+
+
+class SimulatedDisk(Disk):
+    """Directories are not modelled: a name is a whole path."""
+
+    def __init__(self, size: int = 2**40) -> None:
+        self.size_total = size
+        self.bytes_used = 0
+        self.files_open = 0
+        self.syncs = 0
+        self.steps = 0
+        self.boots = 0
+        self.cut_at: int | None = None  # step from which on there is no power
+        self.is_locked = False
+        self.short_writes: random.Random | None = None
+        self._names: dict[Path, Inode] = {}
+        self._names_durable: dict[Path, Inode] = {}
+        self._journal: list[Callable[[dict[Path, Inode]], None]] = []  # not synced
+        self._failures: Callable[[str], int] = lambda _: 0
+
+    # What tests do to it.
+
+    def fail(self, when: Callable[[str], int]) -> None:
+        """`when` gives the errno for a call ("sync", "write", "create", ...), 0 for none."""
+        self._failures = when
+
+    def heal(self) -> None:
+        self._failures = lambda _: 0
+
+    def power_cut(self, rng: random.Random) -> None:
+        """All that was not synced is as chance will have it; open files are gone."""
+        self.boots += 1
+        self.cut_at = None
+        self.is_locked = False
+        self.files_open = 0
+        self.heal()
+        for operation in self._journal[: rng.randint(0, len(self._journal))]:
+            operation(self._names_durable)
+        self._journal.clear()
+        self._names = dict(self._names_durable)
+        for inode in {id(inode): inode for inode in self._names.values()}.values():
+            inode.links = 1
+            for sector in inode.dirty:
+                self._decide(inode, sector, rng)
+            inode.dirty.clear()
+            inode.now = bytearray(inode.durable)
+        self.bytes_used = sum(len(inode.now) for inode in self._names.values())
+
+    def flip_bit(self, rng: random.Random, path: Path, start: int, end: int) -> None:
+        """One bit rots, on disk as in the cache."""
+        inode = self._names[path]
+        at, bit = rng.randrange(start, end), 1 << rng.randrange(8)
+        for data in (inode.now, inode.durable):
+            data[at] ^= bit
+
+    def content(self, path: Path) -> bytearray:
+        return self._names[path].now
+
+    def paths(self) -> list[Path]:
+        return sorted(self._names)
+
+    def put(self, path: Path, data: bytes) -> None:
+        """A file that somebody else left there."""
+        inode = Inode(bytearray(data), bytearray(data))
+        self._names[path] = self._names_durable[path] = inode
+
+    def step(self, call: str) -> None:
+        self.steps += 1
+        if self.cut_at is not None and self.steps >= self.cut_at:
+            raise PowerCut
+        code = self._failures(call)
+        if code:
+            raise OSError(code, os.strerror(code))
+
+    def use(self, size: int) -> None:
+        if self.bytes_used + size > self.size_total:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self.bytes_used += size
+
+    # What the spool does with it.
+
+    def open(self, path: Path, *, write: bool = False) -> File:  # noqa: ARG002 - as Disk has it
+        self.step("open")
+        return self._opened(self._inode(path))
+
+    def create(self, path: Path, size: int) -> File:
+        self.step("create")
+        self._change(lambda names: names.pop(path, None))
+        inode = Inode()
+        self._change(lambda names: names.__setitem__(path, inode))
+        file = self._opened(inode)
+        try:
+            file.write(bytes(size), 0)
+            file.sync()
+        except OSError:
+            file.close()
+            self._change(lambda names: names.pop(path, None))
+            self._free(inode)
+            raise
+        return file
+
+    def size(self, path: Path) -> int:
+        self.step("size")
+        return len(self._inode(path).now)
+
+    def names(self, directory: Path) -> list[str]:
+        self.step("names")
+        return sorted(path.name for path in self._names if path.parent == directory)
+
+    def rename(self, old: Path, new: Path) -> None:
+        self.step("rename")
+        inode = self._inode(old)
+        assert new not in self._names, "renamed over another file"
+
+        def operation(names: dict[Path, Inode]) -> None:
+            names.pop(old, None)
+            names[new] = inode
+
+        self._change(operation)
+
+    def unlink(self, path: Path) -> None:
+        self.step("unlink")
+        self._free(self._inode(path))
+        self._change(lambda names: names.pop(path, None))
+
+    def make_directory(self, path: Path) -> None:  # noqa: ARG002 - likewise
+        self.step("make_directory")
+
+    def sync_directory(self, path: Path) -> None:  # noqa: ARG002 - there is one
+        self.step("sync_directory")
+        self._names_durable = dict(self._names)
+        self._journal.clear()
+
+    def bytes_free(self, directory: Path) -> int:  # noqa: ARG002 - there is one
+        return self.size_total - self.bytes_used
+
+    def lock(self, path: Path) -> File:  # noqa: ARG002 - there is one
+        self.step("lock")
+        if self.is_locked:
+            raise SpoolLocked("another process writes to this spool")
+        self.is_locked = True
+        return self._opened(Inode(), holds_lock=True)
+
+    def _opened(self, inode: Inode, *, holds_lock: bool = False) -> SimulatedFile:
+        self.files_open += 1
+        return SimulatedFile(self, inode, holds_lock=holds_lock)
+
+    def _inode(self, path: Path) -> Inode:
+        if path not in self._names:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+        return self._names[path]
+
+    def _change(self, operation: Callable[[dict[Path, Inode]], object]) -> None:
+        operation(self._names)
+        self._journal.append(operation)  # type: ignore[arg-type] - what it returns is not used
+
+    def _free(self, inode: Inode) -> None:
+        inode.links = 0
+        self.bytes_used -= len(inode.now)
+
+    @staticmethod
+    def _decide(inode: Inode, sector: int, rng: random.Random) -> None:
+        start = sector * SECTOR
+        if len(inode.durable) < len(inode.now):  # its length was not synced: holes are zeros
+            inode.durable.extend(bytes(len(inode.now) - len(inode.durable)))
+        new = inode.now[start : start + SECTOR]
+        match rng.randrange(3):
+            case 0:
+                keep = len(new)
+            case 1:
+                keep = 0
+            case _:
+                keep = rng.randrange(len(new) + 1)
+        inode.durable[start : start + keep] = new[:keep]

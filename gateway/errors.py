@@ -147,11 +147,22 @@ class SinkError(SluicegateError):
 
 
 class SinkUnavailable(SinkError):
-    """Try the same bytes again, not before `retry_after_s` when the server said so."""
+    """Try the same bytes again, not before `retry_after_s` when the server said so.
 
-    def __init__(self, message: str, *, retry_after_s: float | None = None, hint: str = "") -> None:
+    `is_server_fault`: the server itself failed (5xx), which these very bytes may have caused.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        retry_after_s: float | None = None,
+        is_server_fault: bool = False,
+        hint: str = "",
+    ) -> None:
         super().__init__(message, hint=hint)
         self.retry_after_s = retry_after_s
+        self.is_server_fault = is_server_fault
 
 
 class SinkParked(SinkError):

@@ -15,6 +15,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,6 +47,14 @@ DRAIN_S = 3.0
 CLOCK_CHECK_S = 1.0
 
 
+@dataclass(slots=True)
+class ClockStats:
+    """How often the wall clock jumped."""
+
+    steps_total: int = 0
+    step_s_last: float = 0.0
+
+
 class Gateway:
     """One configuration, running."""
 
@@ -55,8 +64,7 @@ class Gateway:
         self.clock = clock
         self.table = TagTable(settings.gateway.tags_max)
         self.channel = Channel()
-        self.clock_steps_total = 0
-        self.started_s = clock.monotonic_s()
+        self.clock_stats = ClockStats()
         context = SourceContext(
             clock=clock,
             table=self.table,
@@ -167,7 +175,8 @@ class Gateway:
             await asyncio.sleep(CLOCK_CHECK_S)
             step_ns = self.clock.follow_wall()
             if step_ns:
-                self.clock_steps_total += 1
+                self.clock_stats.steps_total += 1
+                self.clock_stats.step_s_last = step_ns / 1e9
                 log.warning("clock.stepped seconds=%.3f", step_ns / 1e9)
 
 
@@ -176,4 +185,9 @@ def _build_engine(config: Config, table: TagTable) -> Engine | None:
         return None
     from gateway.inference.engine import Engine  # noqa: PLC0415 - loads ONNX Runtime
 
-    return Engine(config.settings.models, table, config.path.parent)
+    return Engine(
+        config.settings.models,
+        table,
+        config.path.parent,
+        deadband_report_s=config.settings.gateway.deadband_report,
+    )

@@ -48,3 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         return 0
     return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

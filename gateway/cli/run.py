@@ -70,7 +70,8 @@ async def _serve(config: Any) -> None:
         gc.collect()
         gc.freeze()
         async with asyncio.TaskGroup() as tasks:
-            watching = tasks.create_task(Watchdog(notifier, status.progress).run(), name="watchdog")
+            feeding = Watchdog(notifier, status.progress, status.loop).run()
+            watching = tasks.create_task(feeding, name="watchdog")
             running = tasks.create_task(gateway.run(stop), name="gateway")
             notifier.ready()
             log.info("gateway.ready name=%s tags=%d", status.name, len(gateway.table))

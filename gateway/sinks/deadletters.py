@@ -1,0 +1,64 @@
+"""Dead letters: samples that a destination refuses for good, with its own words.
+
+A file of JSON lines a sink, bounded: when it is full it becomes `<name>.1` and a new one begins.
+It is for people to read, so it is not synced line by line; a disk that refuses it costs the
+letter, counted, and never the delivery.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from gateway.frame import Frame
+from gateway.tag import Quality, TagTable
+
+__all__ = ["DeadLetters"]
+
+log = logging.getLogger(__name__)
+
+# Some ten thousand letters, twice: enough to see what is wrong, nothing on a card.
+FILE_BYTES_MAX = 2 * 2**20
+REASON_CHARS_MAX = 255
+
+
+class DeadLetters:
+    """Where one sink's refused samples go."""
+
+    def __init__(self, path: Path, file_bytes_max: int = FILE_BYTES_MAX) -> None:
+        self._path = path
+        self._file_bytes_max = file_bytes_max
+        self.letters_total = 0
+        self.letters_lost_total = 0  # could not be written
+
+    def put(self, frame: Frame, reasons: Mapping[int, str], table: TagTable) -> None:
+        """Keep some rows of a frame with the reason of each."""
+        if not reasons:
+            return
+        self.letters_total += len(reasons)
+        text = "".join(self._line(frame, row, why, table) for row, why in reasons.items())
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            if self._path.exists() and self._path.stat().st_size + len(text) > self._file_bytes_max:
+                self._path.replace(self._path.with_name(self._path.name + ".1"))
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(text)
+        except OSError as error:
+            if not self.letters_lost_total:
+                log.error("sink.dead_letters_unwritable path=%s error=%s", self._path, error)  # noqa: TRY400 - the path says it all
+            self.letters_lost_total += len(reasons)
+
+    @staticmethod
+    def _line(frame: Frame, row: int, why: str, table: TagTable) -> str:
+        letter = {
+            "refused_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "reason": why[:REASON_CHARS_MAX],
+            "tag": table[int(frame.tag_ids[row])].name,
+            "t_ns": int(frame.t_ns[row]),
+            "value": frame.value(row),
+            "quality": Quality(int(frame.quality[row])).name.lower(),
+        }
+        return json.dumps(letter) + "\n"

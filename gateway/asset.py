@@ -42,7 +42,7 @@ class Assets:
     """Which class and labels an asset has; the first entry that matches its name decides."""
 
     def __init__(self, entries: Sequence[AssetSettings], *, gateway: str, site: str) -> None:
-        self._entries = tuple(entries)
+        self.entries = tuple(entries)
         self._common = {"gateway": gateway} | ({"site": site} if site else {})
         self._found: dict[str, AssetSettings] = {}
 
@@ -51,7 +51,7 @@ class Assets:
         found = self._found.get(name)
         if found is not None:
             return found
-        for entry in self._entries:
+        for entry in self.entries:
             if fnmatchcase(name, entry.name):
                 self._found[name] = entry
                 return entry

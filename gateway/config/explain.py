@@ -11,15 +11,24 @@ import datetime as dt
 import math
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from gateway.config.places import KeyPath, Places
-from gateway.config.reference import Node, keys_of, name_pattern, node_at, takes, toml_text
+from gateway.config.reference import (
+    Node,
+    keys_of,
+    name_pattern,
+    node_at,
+    printable,
+    takes,
+    toml_text,
+)
 from gateway.errors import Problem
 
-__all__ = ["Document", "did_you_mean", "nearest", "shown"]
+__all__ = ["Document", "did_you_mean", "legible", "nearest", "shown"]
 
 SHOWN_MAX = 60  # characters of a value in a message; enough to find it by
 _SECRET_KEY = re.compile(r"pass|token|secret|credential|api_?key", re.IGNORECASE)
@@ -40,7 +49,7 @@ class Document:
         place = f"line {self._places.line(path)}"
         if table:
             place += f", {self._name(table)}"
-        return Problem(file=str(self.file), place=place, found=found, mend=mend)
+        return legible(Problem(file=str(self.file), place=place, found=found, mend=mend))
 
     def at(self, path: KeyPath) -> Any:
         """The value a path leads to; None where there is none."""
@@ -285,6 +294,12 @@ _IS_WRONG = {
     "less_than": "is too large",
     "enum": "is not known",
 }
+
+
+def legible(problem: Problem) -> Problem:
+    """The same on one line, whatever letters the file had."""
+    found, mend = printable(problem.found), printable(problem.mend)
+    return replace(problem, place=printable(problem.place), found=found, mend=mend)
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -6,7 +6,6 @@ messages about wrong values (explain.py) look their advice up in the same schema
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any
@@ -25,6 +24,7 @@ __all__ = [
     "keys_of",
     "name_pattern",
     "node_at",
+    "printable",
     "size_text",
     "tables",
     "takes",
@@ -84,7 +84,7 @@ def toml_text(value: Any) -> str:
             return "true" if value else "false"
         case str():
             plain = value.translate({ord("\\"): "\\\\", ord('"'): '\\"'})
-            return '"' + re.sub(r"[^ -~\u00a0-\U0010ffff]", _escaped, plain) + '"'
+            return f'"{printable(plain)}"'
         case list() | tuple():
             return "[" + ", ".join(toml_text(item) for item in value) + "]"
         case dict():
@@ -93,6 +93,12 @@ def toml_text(value: Any) -> str:
         case float():
             return f"{value:.15g}" if value % 1 else f"{value:.1f}"
     return str(value)
+
+
+def printable(text: str) -> str:
+    """A text with escapes for what cannot be seen, so that a message stays one honest line."""
+    escaped = (ascii(letter)[1:-1] if not letter.isprintable() else letter for letter in text)
+    return text if text.isprintable() else "".join(escaped)
 
 
 def size_text(size: float) -> str:
@@ -278,7 +284,3 @@ def _resolve(node: Node | None, data: Any, root: Node | None = None) -> Node | N
         kinds = [kind for kind in node["anyOf"] if kind.get("type") != "null"]
         return _resolve({**kinds[0], **{k: v for k, v in node.items() if k != "anyOf"}}, data, root)
     return node
-
-
-def _escaped(match: re.Match[str]) -> str:
-    return f"\\u{ord(match[0]):04x}"

@@ -11,12 +11,15 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+from gateway.config.reference import printable
 from gateway.errors import ConfigError, Problem
 
 __all__ = ["parse_toml", "read_text"]
 
 # A plant's configuration has a few hundred lines; what is larger is something else.
 CONFIG_BYTES_MAX = 2**20
+# [source.topic.fields.NAME] in an entry is six deep; whatever reads the data may recurse.
+DEPTH_MAX = 16
 
 _AT = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
 _PAIR = re.compile(r"\s*([A-Za-z0-9_.\"'-]+)\s*=\s*(.*)")
@@ -56,9 +59,7 @@ def parse_toml(file: Path, text: str) -> dict[str, Any]:
     except tomllib.TOMLDecodeError as error:
         raise ConfigError([_explain(file, text, str(error))]) from error
     except RecursionError as error:
-        raise _error(
-            file, "the whole file", "brackets are nested too deeply", "Close each one that is open."
-        ) from error
+        raise _error(file, "the whole file", *_TOO_DEEP) from error
     except ValueError as error:  # of int(), for a number of thousands of digits
         raise _error(
             file, "the whole file", "a number has too many digits", "Write a shorter one."
@@ -66,7 +67,24 @@ def parse_toml(file: Path, text: str) -> dict[str, Any]:
     if not data:
         mend = 'Begin with [gateway] and name = "line-1"; see docs/configuration.md.'
         raise _error(file, "the whole file", "it has no settings in it", mend)
+    if _is_too_deep(data):
+        raise _error(file, "the whole file", *_TOO_DEEP)
     return data
+
+
+_TOO_DEEP = ("brackets or dotted keys go too deep", "Close each bracket that is open.")
+
+
+def _is_too_deep(data: dict[str, Any]) -> bool:
+    level: list[Any] = [data]
+    for _ in range(DEPTH_MAX):
+        containers = (value for value in level if isinstance(value, (dict, list)))
+        level = [
+            inner
+            for value in containers
+            for inner in (value.values() if isinstance(value, dict) else value)
+        ]
+    return any(isinstance(value, (dict, list)) for value in level)
 
 
 def _error(file: Path, place: str, found: str, mend: str) -> ConfigError:
@@ -85,7 +103,7 @@ def _explain(file: Path, text: str, message: str) -> Problem:
     line = lines[number - 1]
     found, mend = _twice(lines, number, said) or _meant(line, said)
     place = f"line {number}, column {column}" if column else f"line {number}"
-    return Problem(file=str(file), place=place, found=found, mend=mend)
+    return Problem(file=str(file), place=place, found=printable(found), mend=printable(mend))
 
 
 def _twice(lines: list[str], number: int, said: str) -> tuple[str, str] | None:

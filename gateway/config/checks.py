@@ -1,0 +1,299 @@
+"""Checks: what no single key shows. Within an entry, between entries, and against this machine."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from gateway.asset import AssetSettings
+from gateway.config.draft import Draft, Findings
+from gateway.config.explain import Document
+from gateway.config.places import KeyPath
+from gateway.config.planned import check_tags
+from gateway.config.reference import size_text, toml_text
+from gateway.config.schema import GatewaySettings
+from gateway.errors import SluicegateError
+from gateway.inference.config import ModelSettings
+from gateway.settings import Secret
+from gateway.sources.modbus.config import ModbusSettings
+from gateway.sources.mqtt.config import MqttSettings
+from gateway.stages.config import AggregateSettings
+from gateway.stages.windows import duration_text
+
+__all__ = ["review"]
+
+# A request and its answer take some milliseconds on a plant's network, and a turn gathers for ten.
+SCAN_PERIOD_MIN_S = 0.02
+# The spool makes its segments smaller rather than have fewer.
+SEGMENTS_MIN = 16
+DAY_S = 86_400
+# Written by the gateway itself, or with a meaning of its own in InfluxDB.
+LABELS_RESERVED = ("asset", "gateway", "site", "time", "window")
+
+
+def review(draft: Draft, document: Document, base: Path) -> Findings:
+    """Everything wrong or doubtful; `base` is what relative paths are relative to."""
+    found = Findings(document)
+    for kind in ("source", "model", "sink"):
+        _check_names(found, kind, getattr(draft, kind))
+    if draft.gateway is not None:
+        _check_gateway(found, draft.gateway, base)
+    for index, source in draft.source.items():
+        if isinstance(source, ModbusSettings):
+            _check_modbus(found, ("source", index), source)
+        else:
+            _check_mqtt(found, ("source", index), source, base)
+    _check_hosts(found, draft.source)
+    for index, sink in draft.sink.items():
+        _check_sink(found, ("sink", index), sink, base)
+        if draft.gateway is not None and not draft.gateway.spool.raw and "raw" in sink.lanes:
+            where = ("sink", index, "lanes")
+            what = "the lane raw is sent, but [gateway.spool] has raw = false"
+            found.warn(where, what, 'Take "raw" out of lanes, or keep raw frames.')
+    for index, aggregate in draft.aggregate.items():
+        _check_aggregate(found, ("aggregate", index), aggregate)
+    for index, model in draft.model.items():
+        _check_model(found, ("model", index), model, base)
+    _check_assets(found, draft.asset)
+    check_tags(found, draft, base)
+    return found
+
+
+def _check_names(found: Findings, kind: str, entries: Mapping[int, Any]) -> None:
+    first: dict[str, int] = {}
+    for index, entry in entries.items():
+        earlier = first.setdefault(entry.name, index)
+        if earlier != index:
+            line = found.document.line((kind, earlier, "name"))
+            what = f"the name {toml_text(entry.name)} is taken by the [[{kind}]] at line {line}"
+            found.problem((kind, index, "name"), what, "Give one of them another name.")
+
+
+def _check_gateway(found: Findings, gateway: GatewaySettings, base: Path) -> None:
+    _check_data_dir(found, base / gateway.data_dir)
+    spool, largest = gateway.spool, gateway.spool.bytes_max // SEGMENTS_MIN
+    where: KeyPath = ("gateway", "spool", "segment_bytes")
+    if found.document.at(where) is not None and spool.segment_bytes > largest:
+        what = (
+            f"segment_bytes = {toml_text(size_text(spool.segment_bytes))} is more than a"
+            f" {SEGMENTS_MIN}th of bytes_max = {toml_text(size_text(spool.bytes_max))}"
+        )
+        found.warn(where, what, f'Segments of "{size_text(largest)}" will be made.')
+    if not gateway.http.enabled:
+        return
+    where = ("gateway", "http", "listen")
+    host, _, port = gateway.http.listen.rpartition(":")
+    if 0 < int(port) < _unprivileged_port():
+        what = f"listen = {toml_text(gateway.http.listen)} needs a privilege for its port"
+        mend = 'Take a port from 1024 on, such as "127.0.0.1:8080", or let the service bind it.'
+        found.warn(where, what, mend)
+    if not ip_address(host.strip("[]")).is_loopback:
+        what = f"listen = {toml_text(gateway.http.listen)} shows the page to the whole network"
+        mend = f'It has no login; write "127.0.0.1:{port}" unless that network is trusted.'
+        found.warn(where, what, mend)
+
+
+def _check_data_dir(found: Findings, data_dir: Path) -> None:
+    """Whether the spool could be made there; on this machine and for this user."""
+    where = ("gateway", "data_dir")
+    there = data_dir.absolute()
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    if not there.is_dir():
+        what = f"data_dir = {toml_text(str(data_dir))}: {there} is a file, not a folder"
+        found.problem(where, what, "Name a folder; it is made when it is not there.")
+    elif not os.access(there, os.W_OK | os.X_OK):
+        what = f"data_dir = {toml_text(str(data_dir))}: this user may not write in {there}"
+        mend = "See that the user the gateway runs as may, or name another folder."
+        found.warn(where, what, mend)
+
+
+def _unprivileged_port() -> int:
+    """The first port that any user may listen on."""
+    try:
+        return int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text("ascii"))
+    except (OSError, ValueError):
+        return 1024
+
+
+def _check_modbus(found: Findings, path: KeyPath, source: ModbusSettings) -> None:
+    for name, period_s in source.scan_classes.items():
+        where = (*path, "scan_classes", name)
+        written = f'scan_classes.{name} = "{duration_text(period_s)}"'
+        if period_s < SCAN_PERIOD_MIN_S:
+            mend = f'Write "{duration_text(SCAN_PERIOD_MIN_S)}" or more.'
+            found.problem(where, f"{written} is too fast for requests and answers", mend)
+        elif source.response_timeout > period_s:
+            what = (
+                f"{written} is shorter than response_timeout ="
+                f' "{duration_text(source.response_timeout)}"'
+            )
+            mend = (
+                "One answer that does not come makes scans late;"
+                f' write response_timeout = "{duration_text(period_s)}" or less.'
+            )
+            found.warn(where, what, mend)
+
+
+def _check_mqtt(found: Findings, path: KeyPath, source: MqttSettings, base: Path) -> None:
+    _check_login(found, path, source.username, source.password, "password")
+    _check_tls_ca(found, path, source, base, used=source.tls)
+    if source.port == 8883 and not source.tls:
+        what = "port = 8883 is MQTT over TLS, but tls is false"
+        found.warn((*path, "port"), what, "Write tls = true, or port = 1883.")
+    elif source.password is not None and not source.tls and not _is_here(source.host):
+        what = "the password crosses the network unencrypted"
+        found.warn((*path, "password"), what, "Write tls = true and port = 8883.")
+
+
+def _check_sink(found: Findings, path: KeyPath, sink: Any, base: Path) -> None:
+    url = urlsplit(sink.url)
+    try:
+        port_is_right = url.port is None or url.port > 0
+    except ValueError:
+        port_is_right = False
+    if not url.hostname or not port_is_right:
+        what = f"url = {toml_text(sink.url)} has no host, or a port that is not one"
+        found.problem((*path, "url"), what, 'Write url = "http://127.0.0.1:8086".')
+        return
+    secret_key = "token" if sink.type == "influxdb2" else "password"
+    secret = getattr(sink, secret_key)
+    if sink.type == "influxdb1":
+        _check_login(found, path, sink.username, secret, secret_key)
+    else:
+        _check_secret(found, (*path, secret_key), secret)
+    _check_tls_ca(found, path, sink, base, used=url.scheme == "https")
+    if secret is not None and url.scheme == "http" and not _is_here(url.hostname):
+        what = f"the {secret_key} crosses the network unencrypted"
+        found.warn((*path, secret_key), what, "Write a url that begins with https://.")
+    _check_once(found, (*path, "lanes"), sink.lanes)
+
+
+def _check_login(
+    found: Findings, path: KeyPath, username: str, secret: Secret | None, key: str
+) -> None:
+    if secret is not None and not username:
+        found.problem((*path, key), f"{key} is given without username", 'Add username = "...".')
+    elif username and secret is None:
+        what, mend = f"username is given without {key}", f'Add {key} = "env:NAME" or "file:/path".'
+        found.warn((*path, "username"), what, mend)
+    _check_secret(found, (*path, key), secret)
+
+
+def _check_secret(found: Findings, path: KeyPath, secret: Secret | None) -> None:
+    """Whether a secret is there now. It may come later: it is read anew at each attempt."""
+    if secret is None:
+        return
+    try:
+        is_empty = not secret.read()
+    except SluicegateError as error:
+        mend = f"{error.hint[:1].upper()}{error.hint[1:]}; until then everything waits in the spool"
+        if path[0] == "source":
+            mend = f"{error.hint[:1].upper()}{error.hint[1:]}; until then nothing is read from it"
+        found.warn(path, error.message, f"{mend}.")
+        return
+    if is_empty:
+        found.warn(path, f"{secret.reference} is empty", "Put the secret there.")
+
+
+def _check_tls_ca(found: Findings, path: KeyPath, entry: Any, base: Path, *, used: bool) -> None:
+    if not entry.tls_ca:
+        return
+    where, written = (*path, "tls_ca"), f"tls_ca = {toml_text(entry.tls_ca)}"
+    if not used:
+        found.problem(where, f"{written}, but the connection is not encrypted", _TLS_MEND)
+    elif not (base / entry.tls_ca).is_file():
+        mend = "Put the certificate of the authority there, as PEM."
+        found.problem(where, f"{written}: there is no such file", mend)
+
+
+_TLS_MEND = "Write tls = true (a sink: a url that begins with https://), or remove tls_ca."
+
+
+def _is_here(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _check_hosts(found: Findings, sources: Mapping[int, ModbusSettings | MqttSettings]) -> None:
+    """Two connections to one device, or two clients that throw each other out of a broker."""
+    first: dict[tuple[str, str, int], int] = {}
+    for index, source in sources.items():
+        earlier = first.setdefault((source.type, source.host.lower(), source.port), index)
+        if earlier == index:
+            continue
+        line = found.document.line(("source", earlier))
+        other = f"the [[source]] at line {line}"
+        if isinstance(source, ModbusSettings):
+            what = f"{source.host}:{source.port} is also read by {other}"
+            mend = "Many devices take one connection only; put both maps into one."
+            found.warn(("source", index, "host"), what, mend)
+        elif source.client_id and source.client_id == getattr(sources[earlier], "client_id", ""):
+            what = f"client_id = {toml_text(source.client_id)} is also used by {other}"
+            mend = "The broker would throw out one for the other; give each its own."
+            found.problem(("source", index, "client_id"), what, mend)
+
+
+def _check_aggregate(found: Findings, path: KeyPath, aggregate: AggregateSettings) -> None:
+    _check_once(found, (*path, "statistics"), aggregate.statistics)
+    _check_once(found, (*path, "tags"), aggregate.tags)
+    every = duration_text(aggregate.every)
+    kept_s = aggregate.every * aggregate.windows_kept
+    if aggregate.lateness >= kept_s:
+        lateness = duration_text(aggregate.lateness)
+        what = (
+            f'lateness = "{lateness}" is not less than windows_kept x every'
+            f" = {aggregate.windows_kept} x {every}"
+        )
+        windows = int(aggregate.lateness // aggregate.every) + 2
+        mend = f"Write windows_kept = {windows}, or a shorter lateness."
+        found.problem((*path, "lateness"), what, mend)
+    if DAY_S % aggregate.every and aggregate.every % DAY_S:
+        what = f'every = "{every}" does not divide a day'
+        mend = 'Windows then begin at other times each day; "1m", "15m" and "1h" do not.'
+        found.warn((*path, "every"), what, mend)
+
+
+def _check_once(found: Findings, path: KeyPath, words: Sequence[str]) -> None:
+    for word, count in Counter(words).items():
+        if count > 1:
+            what = f"{toml_text(str(word))} stands in {path[-1]} {count} times"
+            found.problem(path, what, "Write each once.")
+
+
+def _check_model(found: Findings, path: KeyPath, model: ModelSettings, base: Path) -> None:
+    """Whether the bundle is there. What is in it is for the engine, which can go on without."""
+    bundle = base / model.bundle
+    missing = [name for name in ("bundle.toml", "model.onnx") if not (bundle / name).is_file()]
+    if missing:
+        what = f"bundle = {toml_text(str(model.bundle))}: there is no {bundle / missing[0]}"
+        mend = "Copy the whole folder there; until then this model gives no scores."
+        found.warn((*path, "bundle"), what, mend)
+
+
+def _check_assets(found: Findings, assets: Mapping[int, AssetSettings]) -> None:
+    for index, asset in assets.items():
+        for key, value in asset.labels.items():
+            where, written = ("asset", index, "labels", key), f"labels.{key}"
+            if key in LABELS_RESERVED:
+                what = f"{written} is written by the gateway itself"
+                found.problem(where, what, "Choose another word for this label.")
+            elif not key or not value or not (key + value).isprintable():
+                what = f"{written} = {toml_text(value)} is empty or has an invisible character"
+                found.problem(where, what, "Write a word, or remove the label.")
+        for earlier in range(index):
+            pattern = assets[earlier].name if earlier in assets else ""
+            if pattern and fnmatchcase(asset.name, pattern):
+                line = found.document.line(("asset", earlier))
+                what = f"name = {toml_text(asset.name)} is covered by the [[asset]] at line {line}"
+                mend = "The first that matches decides: move this one above it, or remove it."
+                found.problem(("asset", index, "name"), what, mend)
+                break

@@ -1,0 +1,271 @@
+"""Planned: which tags there will be, and whether what speaks of tags speaks of those.
+
+Register maps name every tag. An MQTT topic may leave the asset or the fields to its messages;
+then only a pattern of the names is known ("pump-*.*"), and what can match it is not accused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from gateway.asset import Assets, AssetSettings, UnknownAsset
+from gateway.config.draft import Draft, Findings, MapReference
+from gateway.config.explain import did_you_mean, legible, nearest
+from gateway.config.places import KeyPath
+from gateway.config.reference import toml_text
+from gateway.errors import Problem
+from gateway.inference.config import ModelSettings
+from gateway.settings import matches_any
+from gateway.sources.modbus.config import RegisterRow
+from gateway.sources.mqtt.config import FieldSettings, MqttSettings, TopicSettings
+from gateway.stages.config import AggregateSettings
+from gateway.stages.windows import duration_text
+from gateway.tag import DataType, Tag
+
+__all__ = ["can_both_match", "check_tags", "is_covered"]
+
+NAMES_LISTED_MAX = 5
+_SET = re.compile(r"\[!?.[^\]]*\]")
+
+
+def check_tags(found: Findings, draft: Draft, base: Path) -> None:
+    """Plan the tags into `found`, and check what refers to them."""
+    gateway = draft.gateway
+    assets = Assets(
+        tuple(draft.asset.values()),
+        gateway=gateway.name if gateway else "",
+        site=gateway.site if gateway else "",
+    )
+    planner = _Planner(found, assets, judges_assets=_all_right(found, "asset", draft.asset))
+    for index, reference in draft.maps.items():
+        planner.add_map(("source", index), reference, base)
+    for index, source in draft.source.items():
+        if isinstance(source, MqttSettings):
+            for number, topic in enumerate(source.topics):
+                planner.add_topic(("source", index, "topic", number), source, topic)
+    if found.problems or not _all_right(found, "source", draft.source):
+        return  # tags are missing; whoever speaks of them is not to blame
+    if gateway is not None and len(found.tags) > gateway.tags_max:
+        what = f"tags_max = {gateway.tags_max} is less than the {len(found.tags)} tags there are"
+        found.problem(("gateway", "tags_max"), what, f"Write {len(found.tags)} or more.")
+    for number, aggregate in draft.aggregate.items():
+        _check_patterns(found, ("aggregate", number, "tags"), aggregate)
+    _check_overlaps(found, draft.aggregate)
+    for number, model in draft.model.items():
+        _check_watched(found, ("model", number), model)
+    _check_unused(found, draft.asset)
+
+
+def is_covered(tag: Tag, aggregate: AggregateSettings) -> bool:
+    """Whether an [[aggregate]] makes windows of a tag."""
+    return tag.data_type is not DataType.STRING and matches_any(tag.name, aggregate.tags)
+
+
+def can_both_match(one: str, other: str) -> bool:
+    """Whether some name matches both shell-style patterns (a set `[ab]` is taken as any letter)."""
+    one, other = _SET.sub("?", one), _SET.sub("?", other)
+
+    # meets[j]: whether what is left of `one` and other[j:] can match the same; from the end back.
+    meets = [not other[j:].strip("*") for j in range(len(other) + 1)]
+    for i in range(len(one) - 1, -1, -1):
+        after = meets
+        meets = [False] * len(other) + [not one[i:].strip("*")]
+        for j in range(len(other) - 1, -1, -1):
+            if one[i] == "*" or other[j] == "*":
+                meets[j] = after[j] or meets[j + 1]
+            else:
+                meets[j] = after[j + 1] and (one[i] == other[j] or "?" in (one[i], other[j]))
+    return meets[0]
+
+
+class _Planner:
+    """Adds the tags of one source after the other."""
+
+    def __init__(self, found: Findings, assets: Assets, *, judges_assets: bool) -> None:
+        self._found = found
+        self._assets = assets
+        self._judges_assets = judges_assets
+        self._home: dict[str, str] = {}  # tag name -> where it was defined first
+
+    def add_map(self, path: KeyPath, source: MapReference, base: Path) -> None:
+        """The tags of a register map."""
+        from gateway.sources.modbus.rows import load_register_map  # noqa: PLC0415 - if it is used
+
+        file = base / source.register_map
+        register_map = load_register_map(file, source.scan_classes)
+        self._found.problems += map(legible, register_map.problems)
+        self._found.register_maps[source.name] = register_map.rows
+        undeclared: dict[str, list[int]] = {}
+        for number, row in zip(register_map.numbers, register_map.rows, strict=True):
+            try:
+                tag = self._assets.tag(
+                    row.asset,
+                    row.tag,
+                    source=source.name,
+                    data_type=row.data_type,
+                    eng_unit=row.eng_unit,
+                )
+            except UnknownAsset:
+                undeclared.setdefault(row.asset, []).append(number)
+                continue
+            there = self._add(tag, f"{file}, row {number}")
+            if there:
+                what = f"the tag {toml_text(tag.name)} is also in {there}"
+                self._row_problem(file, number, "tag", what, "Give one of them another name.")
+        for asset, numbers in undeclared.items():
+            if self._judges_assets:
+                self._undeclared(file, asset, numbers)
+        if not register_map.problems:
+            self._check_scan_classes(path, source, register_map.rows)
+
+    def add_topic(self, path: KeyPath, source: MqttSettings, topic: TopicSettings) -> None:
+        """The tags of a topic, or patterns of their names where its messages decide."""
+        fields: Sequence[str] = tuple(topic.fields) or ("*",)
+        if topic.payload == "value":
+            fields = ("*",) if "{field}" in topic.pattern else (topic.field,)
+        if not topic.asset:
+            declared = [entry.name for entry in self._assets.entries]
+            self._found.open_names += [f"{asset}.{name}" for asset in declared for name in fields]
+            return
+        for name in fields:
+            facts = topic.fields.get(name, FieldSettings())
+            try:
+                tag = self._assets.tag(
+                    topic.asset,
+                    name,
+                    source=source.name,
+                    data_type=facts.data_type,
+                    eng_unit=facts.eng_unit,
+                )
+            except UnknownAsset:
+                if self._judges_assets:
+                    where = (*path, "asset")
+                    what = f"asset = {toml_text(topic.asset)} is not declared"
+                    self._found.problem(where, what, self._declare(topic.asset))
+                return
+            if name == "*":
+                self._found.open_names.append(tag.name)
+                continue
+            line = self._found.document.line(path)
+            there = self._add(tag, f"the [[source.topic]] at line {line}")
+            if there:
+                what = f"the tag {toml_text(tag.name)} is also in {there}"
+                self._found.problem(path, what, "Give one of them another asset or field name.")
+
+    def _add(self, tag: Tag, home: str) -> str:
+        """Where a tag of this name is already; "" when it was added."""
+        there = self._home.setdefault(tag.name, home)
+        if there != home:
+            return there
+        self._found.tags[tag.name] = tag
+        return ""
+
+    def _row_problem(self, file: Path, number: int, column: str, found: str, mend: str) -> None:
+        place = f"row {number}, column {column}"
+        problem = Problem(file=str(file), place=place, found=found, mend=mend)
+        self._found.problems.append(legible(problem))
+
+    def _undeclared(self, file: Path, asset: str, numbers: list[int]) -> None:
+        more = f" (and in {len(numbers) - 1} more rows)" if len(numbers) > 1 else ""
+        what = f"asset {toml_text(asset)} is not declared{more}"
+        self._row_problem(file, numbers[0], "asset", what, self._declare(asset))
+
+    def _declare(self, asset: str) -> str:
+        said = f'Add [[asset]] with name = {toml_text(asset)} and class = "...".'
+        return " ".join(
+            filter(None, (said, did_you_mean(asset, [e.name for e in self._assets.entries])))
+        )
+
+    def _check_scan_classes(
+        self, path: KeyPath, source: MapReference, rows: Sequence[RegisterRow]
+    ) -> None:
+        used = {row.scan_class for row in rows}
+        for name in source.scan_classes:
+            if name not in used:
+                what = f"no row of {source.register_map} has the scan class {toml_text(name)}"
+                mend = "Remove it, or write it in the map's column scan_class."
+                self._found.warn((*path, "scan_classes", name), what, mend)
+
+
+def _all_right(found: Findings, kind: str, entries: Mapping[int, object]) -> bool:
+    """Whether every entry of a kind is right by itself."""
+    listed = found.document.at((kind,))
+    return len(entries) == (len(listed) if isinstance(listed, list) else 0)
+
+
+def _check_patterns(found: Findings, path: KeyPath, aggregate: AggregateSettings) -> None:
+    """Each pattern covers some tag, or some that a message may bring."""
+    for index, pattern in enumerate(aggregate.tags):
+        fitting = [tag for name, tag in found.tags.items() if fnmatchcase(name, pattern)]
+        may_come = any(can_both_match(pattern, name) for name in found.open_names)
+        written = f"{toml_text(pattern)} in tags"
+        if not fitting and not may_come:
+            found.problem((*path, index), f"{written} matches no tag", _which(found, pattern))
+        elif not may_come and all(tag.data_type is DataType.STRING for tag in fitting):
+            what = f"{written} matches text only"
+            found.problem((*path, index), what, "Text has no mean; name tags that are numbers.")
+
+
+def _which(found: Findings, pattern: str) -> str:
+    names = list(found.tags)
+    near = nearest(pattern, names)
+    if near:
+        return f"The nearest tag is {toml_text(near)}."
+    listed = ", ".join(names[:NAMES_LISTED_MAX]) or "none before the first message"
+    more = f", and {len(names) - NAMES_LISTED_MAX} more" if len(names) > NAMES_LISTED_MAX else ""
+    return f"A tag is <asset>.<field>, and * stands for anything. The tags: {listed}{more}."
+
+
+def _check_overlaps(found: Findings, aggregates: Mapping[int, AggregateSettings]) -> None:
+    """Two windows of one length over one tag would both write the same series."""
+    for index, one in aggregates.items():
+        for earlier, other in aggregates.items():
+            if earlier >= index or one.every != other.every:
+                continue
+            tags = found.tags.values()
+            both = next((t.name for t in tags if is_covered(t, one) and is_covered(t, other)), "")
+            if both and set(one.statistics) & set(other.statistics):
+                line = found.document.line(("aggregate", earlier))
+                what = (
+                    f'{both} has windows of "{duration_text(one.every)}" already,'
+                    f" by the [[aggregate]] at line {line}"
+                )
+                mend = "Take the tag out of one of them, or give one another length."
+                found.problem(("aggregate", index), what, mend)
+
+
+def _check_watched(found: Findings, path: KeyPath, model: ModelSettings) -> None:
+    """Each pattern of a model matches some asset of its class."""
+    known = {tag.asset: tag.asset_class for tag in found.tags.values()}
+    for index, pattern in enumerate(model.assets):
+        classes = {known[asset] for asset in known if fnmatchcase(asset, pattern)}
+        may_come = any(can_both_match(f"{pattern}.*", name) for name in found.open_names)
+        if may_come or (classes and model.asset_class in {"", *classes}):
+            continue
+        where: KeyPath = (*path, "assets", index)
+        what = f"{toml_text(pattern)} in assets matches no asset"
+        if classes:
+            what += f" of the class {toml_text(model.asset_class)}"
+            where = (*path, "class")
+            mend = (
+                did_you_mean(model.asset_class, classes) or f"It is {', '.join(sorted(classes))}."
+            )
+        else:
+            listed = ", ".join(list(known)[:NAMES_LISTED_MAX])
+            mend = did_you_mean(pattern, known) or f"The assets: {listed}."
+        found.problem(where, what, mend)
+
+
+def _check_unused(found: Findings, assets: Mapping[int, AssetSettings]) -> None:
+    """An [[asset]] without any tag is most likely misspelt."""
+    if found.open_names:
+        return
+    for index, entry in assets.items():
+        if not any(fnmatchcase(tag.asset, entry.name) for tag in found.tags.values()):
+            what = f"no tag belongs to name = {toml_text(entry.name)}"
+            names = dict.fromkeys(tag.asset for tag in found.tags.values())
+            mend = did_you_mean(entry.name, names) or "Remove it, or add its tags."
+            found.warn(("asset", index, "name"), what, mend)

@@ -127,8 +127,9 @@ class Secret:
         try:
             return path.read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
             raise SluicegateError(
-                f"cannot read the secret file {path}: {error}",
+                f"cannot read the secret file {path}: {reason}",
                 hint="create it, readable by the service's user, or change the configuration",
             ) from error
 

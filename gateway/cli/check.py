@@ -98,9 +98,11 @@ def _plan_lines(plan: Plan) -> Iterator[str]:
         for model in plan.models:
             yield from _model_lines(model)
     yield ""
-    messages = "" if all(s.samples_per_s is not None for s in plan.sources) else ", and messages"
+    grows = any(source.may_grow for source in plan.sources)
     total = plan.raw_samples_per_s + plan.derived_samples_per_s
-    yield _row(f"In all, at most{messages}", _count(plan.tags), _rate(total))
+    yield _row("In all", _count(plan.tags, grows), _rate(total, grows))
+    if grows:
+        yield "  + and what messages bring, which is not known beforehand"
     yield ""
     yield "Sinks" if plan.sinks else "Sinks    none: everything stays in the spool"
     for sink in plan.sinks:
@@ -111,9 +113,9 @@ def _plan_lines(plan: Plan) -> Iterator[str]:
 
 
 def _source_lines(source: SourcePlan) -> Iterator[str]:
-    rate = "" if source.samples_per_s is None else _rate(source.samples_per_s)
-    tags = _count(source.tags) + ("+" if source.may_grow else "")
-    yield _row(f"  {source.name}  {source.type} {source.address}", tags, rate)
+    what = f"  {source.name}  {source.type} {source.address}"
+    rate = "+" if source.samples_per_s is None else _rate(source.samples_per_s)
+    yield _row(what, _count(source.tags, source.may_grow), rate)
     for scan in source.scans:
         requests = f"{len(scan.requests)} request{'s' * (len(scan.requests) != 1)}"
         yield _row(
@@ -130,7 +132,8 @@ def _source_lines(source: SourcePlan) -> Iterator[str]:
 
 def _aggregate_line(aggregate: AggregatePlan) -> str:
     what = f"  every {_duration(aggregate.every_s)}: {', '.join(aggregate.statistics)}"
-    return _row(what, _count(aggregate.tags), _rate(aggregate.samples_per_s))
+    grows = aggregate.may_grow
+    return _row(what, _count(aggregate.tags, grows), _rate(aggregate.samples_per_s, grows))
 
 
 def _model_lines(model: ModelPlan) -> Iterator[str]:
@@ -138,17 +141,16 @@ def _model_lines(model: ModelPlan) -> Iterator[str]:
     if model.period_s is None or model.window_s is None:
         yield f"{name}: no scores, its bundle is not good"
         return
-    yield _row(name, "", _rate(model.samples_per_s))
+    yield _row(name, "", _rate(model.samples_per_s, model.may_grow))
     window, period = _duration(model.window_s), _duration(model.period_s)
     watches = f"scores windows of {window} every {period}: {', '.join(model.fields)}"
     yield from wrap(watches, WIDTH, initial_indent="    ", subsequent_indent="      ")
-    assets = f"watches {len(model.assets)} asset{'s' * (len(model.assets) != 1)}"
-    yield f"    {assets}{':' * bool(model.assets)}"
+    assets = f"{_count(len(model.assets), model.may_grow)} assets"
+    yield f"    watches {assets}{':' * bool(model.assets)}"
     yield from _listed(model.assets, NAMES_SHOWN_MAX, "      ")
 
 
 def _spool_lines(plan: Plan) -> Iterator[str]:
-    from gateway.config.plan import SAMPLE_BYTES
     from gateway.config.reference import size_text
 
     spool = plan.spool
@@ -156,19 +158,22 @@ def _spool_lines(plan: Plan) -> Iterator[str]:
     if spool.days is None:
         yield "  how long that lasts depends on the messages alone"
         return
+    grows = any(source.may_grow for source in plan.sources)
+    besides = "without what messages bring, " if grows else ""
     yield (
-        f"  at {SAMPLE_BYTES} bytes a sample (measured): {_bytes(spool.bytes_per_day)} a day,"
-        f" full after {_days(spool.days)}; then the oldest go first"
+        f"  {besides}up to {_bytes(spool.bytes_per_day)} a day: full after {_days(spool.days)} or"
+        " more, then the oldest go"
     )
     if not spool.raw:
-        yield "  raw = false: raw samples are not kept, nor is what a restart needs of them"
+        yield "  raw = false: there is no raw history, and a restart loses what is in open windows"
+        yield "  and in the models' memory"
         return
     kept = "no end" if spool.days_without_raw is None else _days(spool.days_without_raw)
     yield (
-        f"  raw = false would write {_bytes(spool.bytes_per_day_without_raw)} a day"
-        f" and last {kept}, at a cost:"
+        f"  raw = false would make that {_bytes(spool.bytes_per_day_without_raw)} and {kept};"
+        " it costs the raw history,"
     )
-    yield "  no raw history, and a restart loses what is in open windows and in the models' memory"
+    yield "  and at each restart what is in open windows and in the models' memory"
 
 
 def _row(what: str, tags: str, rate: str) -> str:
@@ -192,12 +197,13 @@ def _duration(seconds: float) -> str:
     return duration_text(seconds)
 
 
-def _count(number: int) -> str:
-    return f"{number:,}"
+def _count(number: int, grows: bool = False) -> str:
+    return f"{number:,}" + "+" * grows
 
 
-def _rate(per_second: float) -> str:
-    return f"{per_second:,.1f}" if per_second >= 0.05 or not per_second else f"{per_second:.2g}"
+def _rate(per_second: float, grows: bool = False) -> str:
+    decimals = 1 if per_second >= 0.05 or not per_second else 4
+    return f"{per_second:,.{decimals}f}" + "+" * grows
 
 
 def _bytes(size: float) -> str:

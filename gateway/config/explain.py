@@ -297,8 +297,9 @@ _IS_WRONG = {
 
 
 def legible(problem: Problem) -> Problem:
-    """The same on one line, whatever letters the file had."""
+    """The same on one line, whatever letters the file had, with a whole sentence of advice."""
     found, mend = printable(problem.found), printable(problem.mend)
+    mend = mend[:1].upper() + mend[1:] + "." * (not mend.endswith((".", "?", "!")))
     return replace(problem, place=printable(problem.place), found=found, mend=mend)
 
 

@@ -7,17 +7,21 @@ beforehand, and is left out of every sum.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from gateway.config.explain import legible
 from gateway.config.load import Config
-from gateway.config.planned import is_covered
+from gateway.config.planned import can_both_match, is_covered
+from gateway.config.reference import toml_text
 from gateway.errors import BundleInvalid, Problem
+from gateway.inference.config import ModelSettings
 from gateway.sinks.config import Influx1Settings, Influx2Settings
 from gateway.sources.modbus.config import ModbusSettings
 from gateway.sources.mqtt.config import MqttSettings
 
 __all__ = [
+    "RECORD_BYTES",
     "SAMPLE_BYTES",
     "AggregatePlan",
     "ModelPlan",
@@ -27,12 +31,15 @@ __all__ = [
     "SourcePlan",
     "SpoolPlan",
     "TopicPlan",
+    "bytes_per_day",
     "check_models",
     "make_plan",
 ]
 
-# What a sample takes on the disk, all told (bench/RESULTS.md, "spool"): scans of noisy floats.
-SAMPLE_BYTES = 8
+# On the disk, for floats of which every digit is noise; scaled integers take about half. Measured,
+# and held to what the spool writes by tests/config/test_plan.py.
+SAMPLE_BYTES = 7.3
+RECORD_BYTES = 140
 DAY_S = 86_400
 _LEVEL = re.compile(r"\{(asset|field)\}")
 
@@ -81,6 +88,7 @@ class AggregatePlan:
 
     every_s: float
     tags: int
+    may_grow: bool
     statistics: tuple[str, ...]
     samples_per_s: float
 
@@ -92,6 +100,7 @@ class ModelPlan:
     name: str
     bundle: str
     assets: tuple[str, ...]
+    may_grow: bool
     fields: tuple[str, ...]
     window_s: float | None
     period_s: float | None  # between two scores of an asset
@@ -147,6 +156,11 @@ def make_plan(config: Config) -> Plan:
         AggregatePlan(
             every_s=entry.every,
             tags=(covered := sum(is_covered(tag, entry) for tag in config.tags)),
+            may_grow=any(
+                can_both_match(pattern, name)
+                for pattern in entry.tags
+                for name in config.open_names
+            ),
             statistics=tuple(map(str, entry.statistics)),
             samples_per_s=covered * len(entry.statistics) / entry.every,
         )
@@ -163,7 +177,7 @@ def make_plan(config: Config) -> Plan:
         aggregates=aggregates,
         models=models,
         sinks=tuple(map(_sink, settings.sinks)),
-        spool=_spool(config, raw, derived),
+        spool=_spool(config, sources, aggregates, models),
         tags=len(config.tags),
         raw_samples_per_s=raw,
         derived_samples_per_s=derived,
@@ -178,13 +192,32 @@ def check_models(config: Config) -> list[Problem]:
     """
     if not config.settings.models:
         return []
-    from gateway.inference.bundle import check_bundle  # noqa: PLC0415 - loads ONNX Runtime
+    from gateway.inference.bundle import check_bundle, read_manifest  # noqa: PLC0415 - ONNX Runtime
 
-    return [
-        problem
-        for entry in config.settings.models
-        for problem in check_bundle(entry.bundle, entry, config.tags)
-    ]
+    problems: list[Problem] = []
+    for entry in config.settings.models:
+        found = check_bundle(entry.bundle, entry, config.tags)
+        problems += map(legible, found)
+        if found or config.open_names:
+            continue
+        manifest = read_manifest(entry.bundle)
+        if all(manifest.feature_of(tag, entry) is None for tag in config.tags):
+            problems.append(_watches_nothing(config, entry, manifest.fields, manifest.asset_class))
+    return problems
+
+
+def _watches_nothing(
+    config: Config, model: ModelSettings, fields: Sequence[str], bundle_class: str
+) -> Problem:
+    wanted = model.asset_class or bundle_class
+    return legible(
+        Problem(
+            file=str(config.path),
+            place=f"[[model]] {toml_text(model.name)}",
+            found=f"no asset of the class {toml_text(wanted)} has a tag {', '.join(fields)}",
+            mend=f"Give the assets it is for class = {toml_text(wanted)}, and the tags these names",
+        )
+    )
 
 
 def _source(config: Config, source: ModbusSettings | MqttSettings) -> SourcePlan:
@@ -256,6 +289,7 @@ def _models(config: Config) -> Iterator[ModelPlan]:
                 name=entry.name,
                 bundle=str(entry.bundle),
                 assets=(),
+                may_grow=False,
                 fields=(),
                 window_s=None,
                 period_s=None,
@@ -269,6 +303,7 @@ def _models(config: Config) -> Iterator[ModelPlan]:
             name=entry.name,
             bundle=str(entry.bundle),
             assets=assets,
+            may_grow=bool(config.open_names),
             fields=manifest.fields,
             window_s=manifest.sample_period * manifest.window,
             period_s=period_s,
@@ -283,10 +318,38 @@ def _sink(sink: Influx1Settings | Influx2Settings) -> SinkPlan:
     )
 
 
-def _spool(config: Config, raw: float, derived: float) -> SpoolPlan:
+def bytes_per_day(turns: Iterable[tuple[float, float]], commit_period_s: float) -> float:
+    """What one lane writes; `turns` are pairs of samples and how many times a second they come.
+
+    What is appended within a commit period becomes one record.
+    """
+    pairs = list(turns)
+    samples_per_s = sum(samples * times for samples, times in pairs)
+    records_per_s = min(sum(times for _, times in pairs), 1 / commit_period_s)
+    return DAY_S * (samples_per_s * SAMPLE_BYTES + records_per_s * RECORD_BYTES)
+
+
+def _spool(
+    config: Config,
+    sources: Sequence[SourcePlan],
+    aggregates: Sequence[AggregatePlan],
+    models: Sequence[ModelPlan],
+) -> SpoolPlan:
     gateway = config.settings.gateway
-    without = derived * SAMPLE_BYTES * DAY_S
-    written = without + (raw * SAMPLE_BYTES * DAY_S if gateway.spool.raw else 0.0)
+    period_s = gateway.spool.commit_period
+    windows = [
+        (entry.tags * len(entry.statistics), 1 / entry.every_s)
+        for entry in aggregates
+        if entry.tags
+    ]
+    scores = [
+        (len(model.assets), 1 / model.period_s)
+        for model in models
+        if model.assets and model.period_s is not None
+    ]
+    scans = [(scan.tags, 1 / scan.period_s) for source in sources for scan in source.scans]
+    without = bytes_per_day(windows, period_s) + bytes_per_day(scores, period_s)
+    written = without + (bytes_per_day(scans, period_s) if gateway.spool.raw else 0.0)
 
     def days(bytes_per_day: float) -> float | None:
         return gateway.spool.bytes_max / bytes_per_day if bytes_per_day else None

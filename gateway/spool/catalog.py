@@ -11,6 +11,7 @@ being read fails its checksum.
 
 from __future__ import annotations
 
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -50,7 +51,8 @@ __all__ = [
     "segment_path",
 ]
 
-_SUFFIX = ".seg"
+# Ten digits and more last for the age of the universe; eighteen still fit into 64 bits.
+_NAME = re.compile(r"(event|score|aggregate|raw)-([0-9]{10,18})\.seg")
 # Sinks read in order, queries a few neighbours; one segment's index is some hundred kilobytes.
 CONTENTS_KEPT = 4
 
@@ -143,17 +145,13 @@ class Segment:
 
 
 def segment_path(directory: Path, lane: Lane, number: int) -> Path:
-    return directory / f"{lane.name.lower()}-{number:010d}{_SUFFIX}"
+    return directory / f"{lane.name.lower()}-{number:010d}.seg"
 
 
 def parse_name(name: str) -> tuple[Lane, int] | None:
     """Lane and number of a segment's file name; None for any other."""
-    stem, dot, suffix = name.rpartition(".")
-    lane, dash, number = stem.partition("-")
-    is_number = number.isascii() and number.isdigit() and len(number) == 10
-    if not (dot and dash and is_number) or dot + suffix != _SUFFIX:
-        return None
-    return next(((known, int(number)) for known in Lane if known.name.lower() == lane), None)
+    known = _NAME.fullmatch(name)
+    return (Lane[known[1].upper()], int(known[2])) if known else None
 
 
 class Catalog:

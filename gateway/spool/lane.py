@@ -273,9 +273,7 @@ class LaneWriter:
             disk.sync_directory(path.parent)
         except OSError:
             file.close()
-            for left in (pool.spare_path, path):
-                with contextlib.suppress(OSError):
-                    disk.unlink(left)
+            pool.discard([path])
             raise
         self._finish_segment()
         segment = Segment(path, size, summary_of(header), header.first_sequence)
@@ -317,5 +315,4 @@ class LaneWriter:
         segments = self._shared.catalog.segments
         segments[self.lane] = tuple(s for s in segments[self.lane] if s is not segment)
         self._segment = segments[self.lane][-1] if segments[self.lane] else None
-        with contextlib.suppress(OSError):
-            self._shared.disk.unlink(segment.path)
+        self._shared.pool.discard([segment.path])

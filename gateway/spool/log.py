@@ -83,6 +83,8 @@ class Spool:
         self._writer = Writer(store, self._on_done, self._on_end)
         self.history = History(store.catalog, table, self._history_reads)
         self.stats: SpoolStats = store.stats
+        # Time of the last durable turn; 0 if there is none, or raw turns are not kept.
+        self.last_turn_ns = store.last_turn_ns
 
     @staticmethod
     @asynccontextmanager
@@ -146,11 +148,6 @@ class Spool:
 
     async def wait_for_room(self) -> None:
         await self._room.wait()
-
-    @property
-    def last_turn_ns(self) -> int:
-        """Time of the last durable turn; 0 if there is none, or raw turns are not kept."""
-        return self._store.last_turn_ns
 
     def replay(self, since_ns: int) -> Iterator[tuple[int, Turn]]:
         """Durable raw turns at or after `since_ns` with their sequences, in order.
@@ -231,9 +228,9 @@ class Spool:
             self._loop.call_soon_threadsafe(self._settle, groups, error)
 
     def _settle(self, groups: Sequence[Group], error: BaseException | None) -> None:
-        for group in groups:
-            done = self._waiting.pop(group)
-            self._add_pending(-done.bytes_pending)
+        settled = [self._waiting.pop(group) for group in groups]
+        self._add_pending(-sum(done.bytes_pending for done in settled))
+        for group, done in zip(groups, settled, strict=True):
             if done.future.done():
                 continue
             if error is None:
@@ -242,7 +239,10 @@ class Spool:
                 done.future.set_exception(error)
             else:
                 done.future.cancel()
-                log.error("spool.closed_undurable samples=%d error=%s", done.samples, error)
+        if error is not None and not isinstance(error, SpoolError):
+            samples = sum(done.samples for done in settled)
+            log.error("spool.closed_undurable samples=%d error=%s", samples, error)
+        self.last_turn_ns = self._store.last_turn_ns
         for reader in self._readers:
             reader.wake()
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from gateway.frame import Lane
@@ -48,6 +48,7 @@ class Pool:
         self._catalog = catalog
         self._on_evict = on_evict
         self._spare_bytes = 0
+        self._discarded: list[Path] = []  # to be deleted
 
     @property
     def bytes_used(self) -> int:
@@ -55,16 +56,20 @@ class Pool:
         segments = self._catalog.segments.values()
         return self._spare_bytes + sum(segment.size for lane in segments for segment in lane)
 
-    def adopt(self, useless: list[Path]) -> None:
+    def adopt(self, useless: Sequence[Path]) -> None:
         """Keep a spare from before if it has the right size; delete what holds no records."""
         with contextlib.suppress(OSError):
             if self._disk.size(self.spare_path) == self.segment_bytes:
                 self._spare_bytes = self.segment_bytes
             else:
                 self._disk.unlink(self.spare_path)
-        for path in useless:
-            with contextlib.suppress(OSError):
-                self._disk.unlink(path)
+        self.discard(useless)
+
+    def discard(self, paths: Sequence[Path]) -> None:
+        """Delete files that hold nothing anybody was promised; later, if the disk refuses now."""
+        self._discarded += paths
+        with contextlib.suppress(OSError):
+            self._purge()
 
     def take(self, size: int) -> tuple[File, int]:
         """The file at `spare_path`, open, with at least `size` bytes, and how many it has."""
@@ -108,30 +113,38 @@ class Pool:
 
     def _evict(self, size: int) -> bool:
         """Delete the oldest segment, or make it the spare; False if none can go."""
+        # A discarded file may hold records that a failed sync left. The segment behind it says
+        # that they do not count, so it must not go first.
+        self._purge()
         for lane in EVICTION_ORDER:
             oldest, *rest = self._catalog.segments[lane] or (None,)
             if oldest is None or not rest:
                 continue
+            becomes_spare = oldest.size == size and not self._spare_bytes
             oldest.is_gone = True  # before the file is: whoever reads it meanwhile is not alarmed
             try:
-                self._remove(oldest, size)
+                with contextlib.suppress(FileNotFoundError):
+                    if becomes_spare:
+                        self._disk.rename(oldest.path, self.spare_path)
+                    else:
+                        self._disk.unlink(oldest.path)
             except OSError:
                 oldest.is_gone = False
                 raise
             self._catalog.segments[lane] = tuple(rest)
             self._on_evict(oldest)
+            if becomes_spare:
+                # Its old name must be gone for good before anything else is written into it.
+                self._disk.sync_directory(self._directory)
+                self._spare_bytes = size
             return True
         return False
 
-    def _remove(self, segment: Segment, size: int) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            if segment.size != size or self._spare_bytes:
-                self._disk.unlink(segment.path)
-                return
-            self._disk.rename(segment.path, self.spare_path)
-            # Its old name must be gone for good before anything else is written into it.
-            self._disk.sync_directory(self._directory)
-            self._spare_bytes = size
+    def _purge(self) -> None:
+        while self._discarded:
+            with contextlib.suppress(FileNotFoundError):
+                self._disk.unlink(self._discarded[-1])
+            self._discarded.pop()
 
 
 def _blocks(size: int) -> int:

@@ -44,7 +44,7 @@ class SimulatedFile(File):
 
     def sync(self) -> None:
         self._check()
-        self._disk.step("sync")
+        self._step("sync")
         inode = self._inode
         if len(inode.durable) < len(inode.now):
             inode.durable.extend(bytes(len(inode.now) - len(inode.durable)))
@@ -53,6 +53,8 @@ class SimulatedFile(File):
             inode.durable[cut] = inode.now[cut]
         inode.dirty.clear()
         self._disk.syncs += 1
+        names = self._disk._names.items()
+        self._disk.synced += [path.name for path, known in names if known is inode]
 
     def is_linked(self) -> bool:
         return self._inode.links > 0
@@ -66,7 +68,7 @@ class SimulatedFile(File):
 
     def _pwrite(self, data: memoryview, offset: int) -> int:
         self._check()
-        self._disk.step("write")
+        self._step("write")
         size = len(data)
         if self._disk.short_writes is not None:
             size = self._disk.short_writes.randint(1, size)
@@ -82,7 +84,16 @@ class SimulatedFile(File):
     def _pread(self, size: int, offset: int) -> bytes:
         assert not self._is_closed
         self._disk.step("read")
-        return bytes(self._inode.now[offset : offset + size])
+        data = bytes(self._inode.now[offset : offset + size])
+        self._disk.bytes_read += len(data)
+        return data
+
+    def _step(self, call: str) -> None:
+        try:
+            self._disk.step(call)
+        except OSError:
+            self._has_failed = True
+            raise
 
     def _check(self) -> None:
         assert not self._is_closed, "used after it was closed"
@@ -98,6 +109,8 @@ class SimulatedDisk(Disk):
         self.bytes_used = 0
         self.files_open = 0
         self.syncs = 0
+        self.synced: list[str] = []  # names of files, in the order they were synced
+        self.bytes_read = 0
         self.steps = 0
         self.boots = 0
         self.cut_at: int | None = None  # step from which on there is no power
@@ -200,7 +213,9 @@ class SimulatedDisk(Disk):
     def rename(self, old: Path, new: Path) -> None:
         self.step("rename")
         inode = self._inode(old)
-        assert new not in self._names, "renamed over another file"
+        if new in self._names:
+            assert new.name == "spare.seg", "renamed over a segment"
+            self._free(self._names[new])
 
         def operation(names: dict[Path, Inode]) -> None:
             names.pop(old, None)

@@ -6,8 +6,10 @@ import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import pytest
+
 from gateway.frame import Lane
-from tests.spool.simulated_disk import PowerCut, SimulatedDisk
+from tests.spool.simulated_disk import PowerCut, SimulatedDisk, SimulatedFile
 from tests.spool.worlds import World, small_settings
 
 SEEDS = 600
@@ -60,6 +62,20 @@ def test_it_survives_when_files_are_written_a_second_time() -> None:
             world = live_and_die(seed, steps=2000, commits=150)
         evicted += world.store.samples_begin(Lane.RAW) > 0
     assert evicted > SEEDS_LONG // 2
+
+
+@pytest.mark.parametrize("broken", ["sync", "sync_directory"])
+def test_a_sync_that_is_left_out_would_be_found(
+    broken: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def left_out(*_: object) -> None:
+        pass
+
+    owner = SimulatedFile if broken == "sync" else SimulatedDisk
+    monkeypatch.setattr(owner, broken, left_out)
+    with pytest.raises(AssertionError):  # noqa: PT012 - one of many seeds
+        for seed in range(200):
+            live_and_die(seed)
 
 
 @contextmanager

@@ -14,10 +14,10 @@ import numpy as np
 from gateway.clock import ManualClock
 from gateway.frame import Frame, Lane, Turn
 from gateway.spool.config import SpoolSettings
-from gateway.spool.disk import Disk
 from gateway.spool.store import Group, Store
 from gateway.tag import TagTable
 from tests.samples import make_tag
+from tests.spool.simulated_disk import SimulatedDisk
 
 __all__ = ["DERIVED", "World", "small_settings", "values_of"]
 
@@ -43,7 +43,7 @@ def new_table() -> TagTable:
 
 def values_of(store: Store, lane: Lane) -> list[float]:
     """Everything that can be read of a lane, in order."""
-    newest_first = [rows.columns.frame.values.tolist() for rows in store.rows_backwards(lane)]
+    newest_first = [rows.frame(store.table).values.tolist() for rows in store.rows_backwards(lane)]
     return [value for values in reversed(newest_first) for value in values]
 
 
@@ -52,7 +52,7 @@ class World:
     """Lives of one store: what it promised, and what it may also have kept."""
 
     rng: random.Random
-    disk: Disk
+    disk: SimulatedDisk
     settings: SpoolSettings = field(default_factory=small_settings)
     clock: ManualClock = field(default_factory=ManualClock)
     store: Store = field(init=False)
@@ -72,6 +72,20 @@ class World:
         """Commit some random groups, and remember the promise."""
         self.tried = [self._random_turns() for _ in range(groups)]
         self.store.commit([Group(list(turns)) for turns in self.tried])
+        self.keep_promise()
+
+    def commit_in_spite(self, groups: int, tries: int) -> None:
+        """The same on a disk that fails now and then; it is well after some tries."""
+        self.tried = [self._random_turns() for _ in range(groups)]
+        waiting = [Group(list(turns)) for turns in self.tried]
+        for left in range(tries, -1, -1):
+            if not left:
+                self.disk.heal()
+            try:
+                self.store.commit(waiting)
+                break
+            except OSError:
+                continue
         self.keep_promise()
 
     def keep_promise(self) -> None:

@@ -1,0 +1,315 @@
+"""Disks that fail, rot and fill up; files that are missing, foreign or of another plant."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gateway.errors import SpoolLocked
+from gateway.frame import Frame, Lane, Turn
+from gateway.spool.segment import HEADER_BYTES, RECORDS_START, SUMMARY_START
+from gateway.spool.store import Group, Store
+from gateway.tag import TagTable
+from tests.samples import make_tag
+from tests.spool.simulated_disk import SimulatedDisk
+from tests.spool.worlds import DIRECTORY, World, new_table, small_settings, values_of
+
+CALLS = ("sync", "write", "create", "rename", "open", "sync_directory", "unlink", "make_directory")
+
+
+def filled(seed: int = 1, commits: int = 60, bytes_max: int = 1000 * 4096) -> World:
+    world = World(random.Random(seed), SimulatedDisk(), small_settings(bytes_max=bytes_max))
+    world.open()
+    for _ in range(commits):
+        world.commit(1)
+    return world
+
+
+def reopen(world: World) -> Store:
+    world.store.close()
+    return world.open()
+
+
+def segment_paths(world: World, lane: Lane) -> list[Path]:
+    return [segment.path for segment in world.store.catalog.segments[lane]]
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])
+def test_failing_calls_lose_and_repeat_nothing(code: int) -> None:
+    for seed in range(50):
+        rng = random.Random(seed)
+        disk = SimulatedDisk()
+        world = World(rng, disk, small_settings(bytes_max=rng.choice((8, 200)) * 4096))
+        world.open()
+        rate = rng.choice((0.02, 0.1, 0.4))
+        for _ in range(25):
+            disk.fail(lambda call, r=rng, p=rate: code if call in CALLS and r.random() < p else 0)
+            world.commit_in_spite(rng.randint(1, 3), tries=rng.choice((1, 6)))
+        disk.heal()
+        world.check()
+        if rng.random() < 0.5:
+            disk.power_cut(rng)
+        else:
+            world.store.close()
+            assert disk.files_open == 0, seed
+        world.recover()
+        world.check()
+        assert world.store.stats.samples_lost_total == 0, seed
+        assert world.store.stats.records_damaged_total == 0, seed
+
+
+def test_a_file_whose_sync_failed_is_never_used_again() -> None:
+    world = filled(commits=5)
+    before = segment_paths(world, Lane.RAW)
+    failures = iter([errno.EIO])
+    world.disk.fail(lambda call: next(failures, 0) if call == "sync" else 0)
+    world.commit(1)  # SimulatedFile itself refuses to be used after a failure
+    assert segment_paths(world, Lane.RAW)[:-1] == before
+    assert world.store.stats.error_last
+    reopen(world)
+    world.check()
+
+
+def test_a_disk_that_fails_for_long_is_not_filled_with_empty_files() -> None:
+    world = filled(commits=5)
+    files = len(world.disk.paths())
+    world.disk.fail(lambda call: errno.EIO if call == "sync" else 0)
+    group = Group([Turn(5, {Lane.RAW: Frame.of(5, np.zeros(1, np.int32), np.ones(1))})])
+    for _ in range(20):
+        with pytest.raises(OSError, match="Input/output"):
+            world.store.commit([group])
+    assert len(world.disk.paths()) <= files + 1
+    world.disk.heal()
+    world.store.commit([group])
+    assert group.sequence == world.store.applied(Lane.RAW)
+
+
+def test_a_full_disk_costs_the_oldest_raw_samples_not_the_newest() -> None:
+    world = World(random.Random(2), SimulatedDisk(size=12 * 2**20), small_settings(bytes_max=2**30))
+    world.disk.size_total = 8 * 2**20 + 30 * 4096  # above the reserve
+    world.open()
+    for _ in range(50):
+        world.commit(1)
+    world.check()
+    assert world.store.samples_begin(Lane.RAW) > 0
+    assert world.store.samples_begin(Lane.EVENT) == 0
+    world.disk.size_total = world.disk.bytes_used  # somebody else took the rest
+    for _ in range(30):
+        world.commit(1)
+    world.check()
+
+
+def test_files_stay_within_their_bound_and_raw_goes_first() -> None:
+    world = World(random.Random(3), SimulatedDisk(), small_settings(bytes_max=24 * 4096))
+    world.open()
+    for _ in range(300):
+        world.commit(1)
+        world.store.tidy()
+        assert world.disk.bytes_used <= 24 * 4096
+        assert world.store.stats.bytes_used <= 24 * 4096
+    world.check()
+    begins = [world.store.samples_begin(lane) for lane in Lane]
+    ends = [world.store.samples_end(lane) for lane in Lane]
+    assert len(segment_paths(world, Lane.RAW)) == 1
+    assert begins[Lane.RAW] > 0.9 * ends[Lane.RAW]
+    assert begins[Lane.EVENT] == 0 or begins[Lane.AGGREGATE] > 0
+    numbers = [path.name for path in world.disk.paths()]
+    assert len(numbers) == len(set(numbers)) <= 24
+
+
+def test_a_record_that_fits_no_segment_gets_a_file_of_its_own() -> None:
+    world = filled(commits=3)
+    rng = np.random.default_rng(1)
+    values = rng.standard_normal(20_000)
+    t_ns = rng.integers(0, 2**62, 20_000)
+    frame = Frame.of(t_ns, np.full(20_000, 3 * 12, np.int32), values)
+    world.store.commit([Group([Turn(9, {Lane.RAW: frame})])])
+    world.commit(2)
+    reopen(world)
+    rows = [r for r in world.store.rows_backwards(Lane.RAW) if len(r.columns.frame) == 20_000]
+    assert rows[0].columns.frame.values.tobytes() == values.tobytes()
+    assert rows[0].columns.frame.t_ns.tolist() == t_ns.tolist()
+
+
+def test_rotten_bits_cost_what_is_counted_and_the_rest_is_served() -> None:
+    for seed in range(60):
+        world = filled(seed, commits=25)
+        rng = random.Random(seed)
+        world.store.close()
+        lane = rng.choice((Lane.RAW, Lane.AGGREGATE))
+        segments = world.store.catalog.segments[lane]
+        for segment in rng.sample(segments, min(len(segments), rng.randint(1, 3))):
+            # At the very end damage cannot be told from a write that was torn.
+            end = segment.summary.end - 8
+            if segment.can_grow:
+                assert segment.contents is not None
+                end = int(segment.contents.index["end"][:-1].max(initial=0))
+            if end > RECORDS_START:
+                world.disk.flip_bit(rng, segment.path, rng.choice((0, RECORDS_START)), end)
+        store = world.open()
+        there = values_of(store, lane)
+        promised = world.promised[lane]
+        rest = iter(promised)
+        assert all(value in rest for value in there), seed  # in order, nothing else
+        lost = len(promised) - len(there)
+        assert store.stats.samples_lost_total == lost, seed
+        assert (store.stats.records_damaged_total > 0) >= (lost > 0), seed
+        assert values_of(store, lane) == there
+        assert store.stats.samples_lost_total == lost, "counted twice"
+        world.commit(1)
+
+
+@pytest.mark.parametrize("start", [0, SUMMARY_START])
+def test_a_sector_lost_at_a_segments_start_costs_no_samples(start: int) -> None:
+    world = filled()
+    world.store.close()
+    for path in segment_paths(world, Lane.RAW):
+        world.disk.content(path)[start : start + 512] = bytes(512)
+    store = world.open()
+    world.check()
+    assert store.stats.samples_lost_total == 0
+    world.commit(3)
+    reopen(world)
+    world.check()
+
+
+def test_a_missing_segment_is_counted_to_the_sample() -> None:
+    world = filled()
+    gone = world.store.catalog.segments[Lane.RAW][2]
+    lost = gone.summary.samples_end - gone.summary.samples_before
+    world.store.close()
+    world.disk.unlink(gone.path)
+    store = world.open()
+    assert store.stats.samples_lost_total == lost > 0
+    assert len(values_of(store, Lane.RAW)) == len(world.promised[Lane.RAW]) - lost
+
+
+def test_foreign_files_keep_nothing_from_starting() -> None:
+    world = filled()
+    world.store.close()
+    raw = segment_paths(world, Lane.RAW)
+    rng = random.Random(1)
+    world.disk.put(DIRECTORY / "raw-0000000900.seg", rng.randbytes(5000))
+    world.disk.put(DIRECTORY / "raw-999999999999999999.seg", b"")
+    world.disk.put(DIRECTORY / "raw-99999999999999999999999.seg", b"too long a number")
+    world.disk.put(DIRECTORY / "event-0000000901.seg", bytes(world.disk.content(raw[1])))
+    world.disk.put(DIRECTORY / "notes.txt", b"hello")
+    world.disk.put(DIRECTORY / "spare.seg", b"too short")
+    world.disk.put(DIRECTORY / "cursors" / "influx.cursor", rng.randbytes(1024))
+    world.disk.put(DIRECTORY / "cursors" / "other.cursor", b"")
+    world.open()
+    world.check()
+    world.commit(3)
+    reopen(world)
+    world.check()
+
+
+def test_an_unreadable_file_does_not_keep_the_others_from_being_served() -> None:
+    world = filled()
+    world.store.close()
+    opened = 0
+
+    def fails(call: str) -> int:
+        nonlocal opened
+        opened += call == "open"
+        return errno.EIO if call == "read" and opened == 3 else 0
+
+    world.disk.fail(fails)
+    store = world.open()
+    world.disk.heal()
+    assert store.stats.records_damaged_total > 0
+    assert values_of(store, Lane.RAW)
+    assert len(world.disk.paths()) > 10  # it may only be out of sorts today
+
+
+def test_a_lost_end_of_the_raw_lane_gives_no_sequence_away_twice() -> None:
+    world = filled(commits=10)
+    applied = max(world.store.applied(lane) for lane in Lane if lane is not Lane.RAW)
+    world.store.close()
+    for path in segment_paths(world, Lane.RAW):
+        world.disk.unlink(path)
+    store = world.open()
+    assert store.applied(Lane.AGGREGATE) > 0
+    group = Group([Turn(5, {Lane.RAW: Frame.of(5, np.full(1, 36, np.int32), np.ones(1))})])
+    store.commit([group])
+    assert group.sequence > applied
+
+
+def test_opening_reads_a_kilobyte_of_each_full_segment() -> None:
+    world = filled(commits=200)
+    world.store.close()
+    files = len(world.disk.paths())
+    assert files > 40
+    world.disk.bytes_read = 0
+    world.open()
+    whole_files = 5  # the last of each lane, twice where its newest turn is looked up
+    assert world.disk.bytes_read <= files * RECORDS_START + whole_files * 4096
+
+
+def test_a_second_process_is_refused_and_the_first_one_is_not_disturbed() -> None:
+    world = filled(commits=2)
+    other = Store(DIRECTORY, small_settings(), new_table(), world.clock, world.disk)
+    with pytest.raises(SpoolLocked):
+        other.open()
+    world.commit(2)
+    world.check()
+
+
+def test_another_configuration_reads_what_this_one_wrote() -> None:
+    world = filled(commits=4)
+    world.store.close()
+    table = TagTable()
+    table.add(make_tag("other.tag"))
+    table.add(make_tag("raw.t3", eng_unit="bar"))  # the same name, another definition
+    store = Store(DIRECTORY, world.settings, table, world.clock, world.disk)
+    store.open()
+    assert values_of(store, Lane.RAW) == world.promised[Lane.RAW]
+    names = {
+        table[tag_id].name
+        for rows in store.rows_backwards(Lane.RAW)
+        for tag_id in rows.frame(table).tag_ids.tolist()
+    }
+    assert names <= {f"raw.t{i}" for i in range(12)}
+    assert table[1].eng_unit == "bar"
+    # What is written now is told by its present definition, in the same segment.
+    store.commit(
+        [Group([Turn(9, {Lane.RAW: Frame.of(9, np.array([0, 1], np.int32), np.ones(2))})])]
+    )
+    store.close()
+    later = TagTable()
+    store = Store(DIRECTORY, world.settings, later, world.clock, world.disk)
+    store.open()
+    newest = next(store.rows_backwards(Lane.RAW))
+    assert [later[i].name for i in newest.frame(later).tag_ids.tolist()] == ["other.tag", "raw.t3"]
+    units = [newest.dictionary[i] for i in newest.columns.frame.tag_ids.tolist()]
+    assert [tag.eng_unit for tag in units if tag] == ["", "bar"]
+
+
+def test_without_a_raw_lane_the_derived_ones_are_kept_all_the_same() -> None:
+    world = World(random.Random(4), SimulatedDisk(), small_settings(raw=False))
+    world.open()
+    for _ in range(10):
+        world.commit(2)
+    reopen(world)
+    assert values_of(world.store, Lane.AGGREGATE) == world.promised[Lane.AGGREGATE]
+    assert values_of(world.store, Lane.RAW) == []
+    assert world.store.last_turn_ns == 0
+    assert world.store.applied(Lane.AGGREGATE) == 0
+
+
+def test_a_rotten_segment_is_one_line_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    world = filled()
+    world.store.close()
+    data = world.disk.content(segment_paths(world, Lane.RAW)[1])
+    for offset in range(RECORDS_START + HEADER_BYTES, len(data), 97):
+        data[offset] ^= 4
+    with caplog.at_level(logging.ERROR):
+        store = world.open()
+        values_of(store, Lane.RAW)
+    assert store.stats.records_damaged_total > 2
+    assert caplog.text.count("spool.damaged") <= 2

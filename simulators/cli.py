@@ -1,0 +1,211 @@
+"""`sluicegate simulate line|greenhouse`: run a plant until SIGINT or SIGTERM.
+
+Standard output is for programs: one JSON object a line. The first, {"event": "ready", ...}, says
+where everything is; the last, {"event": "truth", ...}, what was served or published.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from simulators.broker import BrokerError, open_broker
+from simulators.config import GatewayOptions, write_config
+from simulators.control import ControlledPlant, control_server
+from simulators.faults import Fault, FaultBoard, FaultError, parse_fault
+from simulators.greenhouse import GreenhouseSettings, run_greenhouse
+from simulators.line import LineSettings, run_line
+
+__all__ = ["greenhouse_main", "line_main", "stop_on_signals"]
+
+# The plants have been driven so fast; beyond it a core is not enough.
+_SPEED_MAX = 1000.0
+
+
+def line_main(argv: Sequence[str]) -> int:
+    """Run the pump line; the exit status."""
+    parser = _parser("line", "A bottling line's pumps behind Modbus TCP servers.")
+    parser.add_argument("--port", type=_port, default=0, help="of the first server; 0 = free ones")
+    parser.add_argument("--servers", type=_count, default=4, help="PLCs (default 4)")
+    parser.add_argument("--pumps", type=_count, default=2, help="pumps a server (default 2)")
+    parser.add_argument(
+        "--tags-per-server", type=_count, default=0, help="map exactly so many, on enough pumps"
+    )
+    parser.add_argument(
+        "--units",
+        choices=("each", "shared"),
+        help="a unit id for each pump, or one for a server (default each; shared when"
+        " --tags-per-server is given)",
+    )
+    parser.add_argument("--scan-period", default="1s", help="in the configuration (default 1s)")
+    parser.add_argument("--slow-period", default="10s", help="of what seldom changes (default 10s)")
+    args = parser.parse_args(argv)
+    settings = LineSettings(
+        servers=args.servers,
+        pumps_per_server=args.pumps,
+        tags_per_server=args.tags_per_server,
+        units=args.units or ("shared" if args.tags_per_server else "each"),
+        seed=args.seed,
+        host=args.host,
+        port=args.port,
+        speed=args.speed,
+    )
+    return _run(_line(settings, args))
+
+
+def greenhouse_main(argv: Sequence[str]) -> int:
+    """Run the greenhouse; the exit status."""
+    parser = _parser("greenhouse", "A greenhouse's bays, published over MQTT.")
+    parser.add_argument("--port", type=_port, default=0, help="of the broker; 0 = start one")
+    parser.add_argument(
+        "--broker",
+        choices=("auto", "mosquitto", "amqtt", "external"),
+        help="which broker to start, or none (default: auto without --port, else external)",
+    )
+    parser.add_argument("--bays", type=_count, default=4, help="bays (default 4)")
+    parser.add_argument(
+        "--rate", type=_rate, default=12.0, help="messages a second in all (default 12)"
+    )
+    parser.add_argument("--qos", type=int, choices=(0, 1), default=1, help="default 1")
+    args = parser.parse_args(argv)
+    kind = args.broker or ("external" if args.port else "auto")
+    if kind == "external" and not args.port:
+        parser.error("--broker external needs --port")
+    return _run(_greenhouse(args, kind))
+
+
+async def _line(settings: LineSettings, args: argparse.Namespace) -> None:
+    async with AsyncExitStack() as stack:
+        stopped = stack.enter_context(stop_on_signals())
+        line = await stack.enter_async_context(run_line(settings))
+        board = line.pumps.board
+        plant = ControlledPlant(line.truth, board, lambda: line.pumps.now_s)
+        control = await stack.enter_async_context(control_server(plant, args.control_port))
+        _start_faults(board, args.fault)
+        servers = [{"name": p.name, "host": p.host, "port": p.port} for p in line.plcs]
+        options = GatewayOptions(scan_period=args.scan_period, slow_period=args.slow_period)
+        config = args.write_config and write_config(args.write_config, line=line, options=options)
+        _say("ready", plant="line", servers=servers, control=control, config=_text(config))
+        await stopped.wait()
+    _say("truth", **line.truth())
+
+
+async def _greenhouse(args: argparse.Namespace, kind: Any) -> None:
+    async with AsyncExitStack() as stack:
+        stopped = stack.enter_context(stop_on_signals())
+        host, port = args.host, args.port
+        if kind != "external":
+            broker = await stack.enter_async_context(open_broker(host=host, port=port, kind=kind))
+            kind, port = broker.kind, broker.port
+        settings = GreenhouseSettings(
+            host=host,
+            port=port,
+            bays=args.bays,
+            rate=args.rate,
+            qos=args.qos,
+            seed=args.seed,
+            speed=args.speed,
+        )
+        greenhouse = await stack.enter_async_context(run_greenhouse(settings))
+        board = greenhouse.bays.board
+        plant = ControlledPlant(greenhouse.truth, board, lambda: greenhouse.bays.now_s)
+        control = await stack.enter_async_context(control_server(plant, args.control_port))
+        _start_faults(board, args.fault)
+        config = args.write_config and write_config(args.write_config, greenhouse=settings)
+        broker_facts = {"kind": kind, "host": host, "port": port}
+        _say(
+            "ready", plant="greenhouse", broker=broker_facts, control=control, config=_text(config)
+        )
+        await stopped.wait()
+    _say("truth", **greenhouse.truth())
+
+
+def _run(plant: Any) -> int:
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    try:
+        asyncio.run(plant)
+    except (OSError, BrokerError, FaultError) as error:
+        print(error, file=sys.stderr)  # noqa: T201 - a program's last word
+        return 1
+    return 0
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[asyncio.Event]:
+    """An event that SIGINT or SIGTERM sets, in place of ending the process at once."""
+    loop, stopped = asyncio.get_running_loop(), asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stopped.set)
+    try:
+        yield stopped
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
+
+
+def _parser(plant: str, description: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=f"sluicegate simulate {plant}", description=description)
+    parser.add_argument("--seed", type=int, default=1, help="same seed, same values (default 1)")
+    parser.add_argument("--host", default="127.0.0.1", help="address (default 127.0.0.1)")
+    parser.add_argument("--speed", type=_speed, default=1.0, help="plant seconds a second")
+    parser.add_argument(
+        "--fault",
+        type=_fault,
+        action="append",
+        default=[],
+        metavar="NAME@ASSET[.TAG][:after=30s][:severity=1][:ramp=6h]",
+        help="may be given several times; times are plant time",
+    )
+    parser.add_argument("--control-port", type=_port, default=0, help="0 = a free one")
+    parser.add_argument(
+        "--write-config", type=Path, metavar="DIR", help="write sluicegate.toml and maps there"
+    )
+    return parser
+
+
+def _number(low: float, high: float, kind: Callable[[str], float]) -> Callable[[str], Any]:
+    def number(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number") from error
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(f"{text} is not from {low:g} to {high:g}")
+        return value
+
+    return number
+
+
+_port = _number(0, 65535, int)
+# Names, ports and memory are fine far beyond; nobody's machine has so many of anything.
+_count = _number(1, 1000, int)
+_rate = _number(0.1, 5000, float)
+_speed = _number(0.01, _SPEED_MAX, float)
+
+
+def _fault(text: str) -> Fault:
+    try:
+        return parse_fault(text)
+    except FaultError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _start_faults(board: FaultBoard, faults: Sequence[Fault]) -> None:
+    for fault in faults:
+        board.start(fault, 0.0)
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
+
+
+def _say(event: str, **facts: Any) -> None:
+    print(json.dumps({"event": event, **facts}), flush=True)  # noqa: T201 - what the program is for

@@ -103,7 +103,9 @@ class Process:
 
 
 @contextlib.contextmanager
-def sluicegate(name: str, arguments: list[str], folder: Path, **environment: str) -> Iterator[Process]:
+def sluicegate(
+    name: str, arguments: list[str], folder: Path, **environment: str
+) -> Iterator[Process]:
     """`sluicegate ...` as a process."""
     process = Process(name, [*SLUICEGATE, *arguments], folder, **environment)
     try:

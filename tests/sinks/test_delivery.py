@@ -1,0 +1,240 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from aiohttp import web
+
+from gateway.clock import ManualClock
+from gateway.frame import Frame, Lane
+from gateway.sinks import delivery as delivery_module
+from gateway.sinks.config import Influx2Settings
+from gateway.sinks.deadletters import DeadLetters
+from gateway.sinks.delivery import Delivery
+from gateway.sinks.influxdb import InfluxSink, build
+from gateway.spool.reader import Backlog, Batch
+from gateway.tag import TagTable
+from tests.samples import make_frame, make_tag
+from tests.sinks.fake_influx import FakeInflux, fake_influx
+
+
+class FakeReader:
+    """Gives some frames, one after the other, and then nothing more."""
+
+    def __init__(self, frames: Iterable[Frame]) -> None:
+        self._frames = list(frames)
+        self.acknowledged = 0
+        self.asked: list[int] = []
+        self.done = asyncio.Event()
+
+    async def next(self, samples_max: int) -> Batch:
+        self.asked.append(samples_max)
+        if self.acknowledged == len(self._frames):
+            self.done.set()
+            await asyncio.Event().wait()
+        return Batch(Lane.RAW, self._frames[self.acknowledged], self.acknowledged)
+
+    async def acknowledge(self, batch: Batch) -> None:
+        assert batch.position == self.acknowledged
+        self.acknowledged += 1
+
+    def backlog(self) -> Backlog:
+        return Backlog(sum(map(len, self._frames[self.acknowledged :])), 1)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delivery_module, "RETRY_FIRST_S", 0.004)
+    monkeypatch.setattr(delivery_module, "PARKED_RETRY_S", (0.01, 0.02))
+
+
+@asynccontextmanager
+async def delivering(
+    table: TagTable, frames: list[Frame], folder: Path
+) -> AsyncIterator[tuple[FakeInflux, FakeReader, InfluxSink, DeadLetters]]:
+    """A delivery to a fake server; it runs from the end of the block's first `await`."""
+    async with fake_influx() as fake:
+        settings = Influx2Settings.model_validate(
+            {"type": "influxdb2", "name": "db", "url": fake.url, "bucket": "b", "timeout": "2s"}
+        )
+        sink, reader = build(settings, table), FakeReader(frames)
+        letters = DeadLetters(folder / "db.jsonl")
+        made = Delivery(
+            sink=sink,
+            reader=reader,
+            settings=SimpleNamespace(samples_max=20_000, retry_max=0.05),
+            clock=ManualClock(),
+            dead_letters=letters,
+            table=table,
+        )
+        async with sink.session(), asyncio.TaskGroup() as tasks:
+            running = tasks.create_task(made.run())
+            yield fake, reader, sink, letters
+            running.cancel()
+
+
+def numbers(count: int, start: int = 0) -> Frame:
+    return make_frame([(1000.0 + start + i, 0, float(start + i)) for i in range(count)])
+
+
+async def finished(reader: FakeReader) -> None:
+    async with asyncio.timeout(20):
+        await reader.done.wait()
+
+
+async def test_everything_is_delivered_in_order(table: TagTable, tmp_path: Path) -> None:
+    table.add(make_tag("p1.flow"))
+    frames = [numbers(10, 10 * i) for i in range(5)]
+    async with delivering(table, frames, tmp_path) as (fake, reader, sink, _):
+        await finished(reader)
+        assert len(fake.stored) == 50
+        assert [len(lines) for lines in fake.bodies] == [10] * 5
+        assert sink.stats.samples_total == 50
+
+
+@pytest.mark.parametrize("status", [200, 302, 408, 429, 500, 502, 503])
+async def test_nothing_moves_until_the_server_takes_it(
+    table: TagTable, tmp_path: Path, status: int
+) -> None:
+    table.add(make_tag("p1.flow"))
+    async with delivering(table, [numbers(10)], tmp_path) as (fake, reader, sink, _):
+        answers = iter([status] * 4)
+        fake.answer = lambda _: web.Response(status=next(answers, 204))
+        await finished(reader)
+        assert len(fake.requests) == 5
+        assert all(lines == fake.bodies[0] for lines in fake.bodies)
+        assert len(fake.stored) == 10
+        assert sink.stats.retries_total == 4
+        assert sink.stats.dead_letters_total == 0
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+async def test_a_refused_login_parks_the_sink_and_drops_nothing(
+    table: TagTable, tmp_path: Path, caplog: pytest.LogCaptureFixture, status: int
+) -> None:
+    table.add(make_tag("p1.flow"))
+    async with delivering(table, [numbers(10)], tmp_path) as (fake, reader, sink, _):
+        fake.answer = lambda _: web.Response(status=status)
+        await fake.asked(4)
+        assert sink.stats.state == "parked"
+        assert reader.acknowledged == 0
+        fake.answer = lambda _: web.Response(status=204)
+        await finished(reader)
+        assert len(fake.stored) == 10
+    assert caplog.text.count("sink.parked") == 1
+
+
+@pytest.mark.parametrize("poison", [{0}, {63}, {17}, {3, 4, 60}])
+async def test_poison_is_found_by_halving_and_buried_with_the_servers_words(
+    table: TagTable, tmp_path: Path, poison: set[int]
+) -> None:
+    table.add(make_tag("p1.flow"))
+    bad = {f"flow={float(value)}," for value in poison}
+
+    def answer(lines: list[str]) -> web.Response:
+        if any(text in line for line in lines for text in bad):
+            return web.Response(status=400, text="field type conflict")
+        return web.Response(status=204)
+
+    async with delivering(table, [numbers(64), numbers(5, 100)], tmp_path) as found:
+        fake, reader, sink, letters = found
+        fake.answer = answer
+        await finished(reader)
+        assert len(fake.stored) == 64 - len(poison) + 5
+        # Each bad point costs the halvings down to it, each with its good other half.
+        assert len(fake.requests) <= 2 + 2 * len(poison) * math.log2(64)
+        assert sink.stats.dead_letters_total == letters.letters_total == len(poison)
+    written = [json.loads(line) for line in (tmp_path / "db.jsonl").read_text().splitlines()]
+    assert {letter["value"] for letter in written} == {float(value) for value in poison}
+    assert all("field type conflict" in letter["reason"] for letter in written)
+    assert written[0]["tag"] == "p1.flow"
+
+
+async def test_a_batch_that_is_too_large_is_halved_and_the_size_remembered(
+    table: TagTable, tmp_path: Path
+) -> None:
+    table.add(make_tag("p1.flow"))
+    frames = [numbers(100), numbers(10, 100)]
+    async with delivering(table, frames, tmp_path) as (fake, reader, sink, _):
+        fake.answer = lambda lines: web.Response(status=413 if len(lines) > 30 else 204)
+        await finished(reader)
+        assert len(fake.stored) == 110
+        assert sink.stats.dead_letters_total == 0
+        assert reader.asked[1] < 100
+
+
+async def test_a_point_too_large_by_itself_is_buried(table: TagTable, tmp_path: Path) -> None:
+    table.add(make_tag("p1.flow"))
+    async with delivering(table, [numbers(4)], tmp_path) as (fake, reader, sink, _):
+        fake.answer = lambda _: web.Response(status=413)
+        await finished(reader)
+        assert sink.stats.dead_letters_total == 4
+
+
+async def test_stored_but_never_confirmed_is_sent_again_and_ends_up_equal(
+    table: TagTable, tmp_path: Path
+) -> None:
+    table.add(make_tag("p1.flow"))
+    async with delivering(table, [numbers(10)], tmp_path) as (fake, reader, _, _):
+        answers = iter([None, None])
+        fake.answer = lambda _: next(answers, web.Response(status=204))
+        await finished(reader)
+        assert len(fake.requests) >= 3
+        assert len(fake.stored) == 10
+
+
+async def test_a_server_that_fails_on_the_same_bytes_for_long_is_tried_with_halves(
+    table: TagTable, tmp_path: Path
+) -> None:
+    table.add(make_tag("p1.flow"))
+    async with delivering(table, [numbers(4)], tmp_path) as (fake, reader, sink, _):
+        fake.answer = lambda lines: web.Response(
+            status=500 if any("flow=2.0," in line for line in lines) else 204
+        )
+        await finished(reader)
+        assert len(fake.stored) == 3
+        assert sink.stats.dead_letters_total == 1
+
+
+async def test_rows_the_encoder_refuses_are_buried_and_the_rest_delivered(
+    table: TagTable, tmp_path: Path
+) -> None:
+    table.add(make_tag("p1.flow"))
+    table.add(make_tag("p1.bad", field="line\nbreak"))
+    frame = make_frame([(1.0, 0, 1.0), (1.0, 1, 2.0)])
+    async with delivering(table, [frame], tmp_path) as (fake, reader, sink, _):
+        await finished(reader)
+        assert len(fake.stored) == 1
+        assert sink.stats.dead_letters_total == 1
+
+
+async def test_what_is_cancelled_half_way_is_not_acknowledged(
+    table: TagTable, tmp_path: Path
+) -> None:
+    table.add(make_tag("p1.flow"))
+    async with delivering(table, [numbers(10)], tmp_path) as (fake, reader, _, _):
+        fake.answer = lambda _: web.Response(status=503)
+        await fake.asked(1)
+    assert reader.acknowledged == 0
+
+
+def test_dead_letters_are_bounded_and_survive_a_disk_that_refuses(
+    table: TagTable, tmp_path: Path
+) -> None:
+    table.add(make_tag("p1.flow"))
+    letters = DeadLetters(tmp_path / "db.jsonl", file_bytes_max=2000)
+    for _ in range(100):
+        letters.put(numbers(1), {0: "no"}, table)
+    sizes = [path.stat().st_size for path in tmp_path.iterdir()]
+    assert len(sizes) == 2
+    assert max(sizes) <= 2000
+    (tmp_path / "file").write_text("")
+    lost = DeadLetters(tmp_path / "file" / "db.jsonl")
+    lost.put(numbers(1), {0: "no"}, table)
+    assert lost.letters_lost_total == 1

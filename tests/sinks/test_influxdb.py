@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from email.utils import formatdate
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+
+from gateway.errors import (
+    SinkError,
+    SinkParked,
+    SinkRejected,
+    SinkTooLarge,
+    SinkUnavailable,
+)
+from gateway.sinks.config import Influx1Settings, Influx2Settings
+from gateway.sinks.influxdb import InfluxSink, build, verdict
+from gateway.tag import DataType, TagTable
+from tests.rig import free_port
+from tests.samples import make_frame, make_tag
+from tests.servers import Influx1, Victoria, running
+from tests.sinks.fake_influx import FakeInflux, fake_influx
+
+
+def influx2(url: str, **more: object) -> Influx2Settings:
+    base = {"type": "influxdb2", "name": "db", "url": url, "org": "o", "bucket": "b"}
+    return Influx2Settings.model_validate(base | more)
+
+
+@pytest.fixture
+async def fake() -> AsyncIterator[FakeInflux]:
+    async with fake_influx() as server:
+        yield server
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (204, None),
+        (200, SinkUnavailable),  # a captive portal
+        (302, SinkUnavailable),
+        (400, SinkRejected),
+        (422, SinkRejected),
+        (401, SinkParked),
+        (403, SinkParked),
+        (404, SinkParked),
+        (413, SinkTooLarge),
+        (429, SinkUnavailable),
+        (503, SinkUnavailable),
+        (408, SinkUnavailable),
+        (500, SinkUnavailable),
+        (502, SinkUnavailable),
+    ],
+)
+def test_every_answer_has_its_meaning(status: int, kind: type[SinkError] | None) -> None:
+    error = verdict(status, b"because", {})
+    assert type(error) is (kind or type(None))
+    if error is not None:
+        assert f"answered {status}: because" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [("7", 7.0), ("", None), ("soon", None), ("-3", None), ("in a minute", 60.0)],
+)
+def test_retry_after_is_seconds_or_a_date(value: str, seconds: float | None) -> None:
+    if value == "in a minute":
+        value = formatdate(time.time() + 60)
+    error = verdict(429, b"", {"Retry-After": value})
+    assert isinstance(error, SinkUnavailable)
+    assert error.retry_after_s == (None if seconds is None else pytest.approx(seconds, abs=2))
+
+
+def test_a_servers_words_are_cut_short() -> None:
+    assert len(str(verdict(500, b"x" * 10_000, {}))) < 400
+
+
+async def write(sink: InfluxSink, values: list[float]) -> None:
+    frame = make_frame([(1_700_000_000.0 + i, 0, value) for i, value in enumerate(values)])
+    async with sink.session():
+        await sink.write(frame)
+
+
+@pytest.mark.parametrize("compressed", [True, False])
+async def test_points_arrive_with_bucket_token_and_precision(
+    fake: FakeInflux, table: TagTable, monkeypatch: pytest.MonkeyPatch, *, compressed: bool
+) -> None:
+    table.add(make_tag("p1.flow"))
+    monkeypatch.setenv("TOKEN", "s3cret")
+    await write(build(influx2(fake.url, token="env:TOKEN", gzip=compressed), table), [1.5, 2.5])
+    assert fake.stored == {
+        "pump,asset=p1 1700000000000000000": "flow=1.5,quality=0i",
+        "pump,asset=p1 1700000001000000000": "flow=2.5,quality=0i",
+    }
+    request = fake.requests[0]
+    assert request.path == "/api/v2/write"
+    assert dict(request.query) == {"org": "o", "bucket": "b", "precision": "ns"}
+    assert request.headers["Authorization"] == "Token s3cret"
+
+
+async def test_a_token_that_is_rotated_is_used_at_once(
+    fake: FakeInflux, table: TagTable, tmp_path: Path
+) -> None:
+    table.add(make_tag("p1.flow"))
+    secret = tmp_path / "token"
+    sink = build(influx2(fake.url, token=f"file:{secret}"), table)
+    for token in ("one", "two"):
+        secret.write_text(token)
+        await write(sink, [1.0])
+    assert [r.headers["Authorization"] for r in fake.requests] == ["Token one", "Token two"]
+    secret.unlink()
+    with pytest.raises(SinkParked, match="cannot read the secret file"):
+        await write(sink, [1.0])
+
+
+async def test_large_batches_are_cut_at_points(fake: FakeInflux, table: TagTable) -> None:
+    table.add(make_tag("p1.flow"))
+    await write(build(influx2(fake.url, bytes_max="1KiB"), table), [float(i) for i in range(100)])
+    assert len(fake.stored) == 100
+    assert len(fake.requests) > 5
+    assert all(sum(len(line) + 1 for line in lines) <= 1024 for lines in fake.bodies)
+
+
+async def test_a_server_that_is_not_there_is_unavailable(table: TagTable) -> None:
+    table.add(make_tag("p1.flow"))
+    with pytest.raises(SinkUnavailable, match=r"127\.0\.0\.1"):
+        await write(build(influx2(f"http://127.0.0.1:{free_port()}"), table), [1.0])
+
+
+async def test_a_slow_server_costs_one_deadline(table: TagTable) -> None:
+    table.add(make_tag("p1.flow"))
+
+    async def dribble(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for byte in b"HTTP/1.1 204 No Content\r\n" * 100:
+            writer.write(bytes([byte]))
+            await asyncio.sleep(0.02)
+
+    server = await asyncio.start_server(dribble, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        began = time.monotonic()
+        with pytest.raises(SinkUnavailable, match=r"no answer within 0\.3 s"):
+            await write(build(influx2(f"http://127.0.0.1:{port}", timeout="300ms"), table), [1.0])
+        assert time.monotonic() - began < 2
+        server.close()
+
+
+async def test_redirects_are_not_followed(fake: FakeInflux, table: TagTable) -> None:
+    table.add(make_tag("p1.flow"))
+    fake.answer = lambda _: web.Response(status=307, headers={"Location": "http://127.0.0.1:1/"})
+    with pytest.raises(SinkUnavailable, match="no InfluxDB"):
+        await write(build(influx2(fake.url), table), [1.0])
+
+
+HOSTILE = 'a "quoted", spaced=\\name'
+
+
+async def test_influxdb_1_reads_back_what_was_written(tmp_path: Path, table: TagTable) -> None:
+    table.add(make_tag("p1.flow"))
+    labels = (("asset", HOSTILE),)
+    table.add(make_tag("p2.x", field=HOSTILE, measurement="hostile, one", labels=labels))
+    table.add(make_tag("p2.n", data_type=DataType.INT64, measurement="hostile, one", labels=labels))
+    with running(Influx1(tmp_path / "influx")) as server:
+        server.query("CREATE DATABASE plant")
+        settings = Influx1Settings.model_validate(
+            {"type": "influxdb1", "name": "db", "url": server.url, "database": "plant"}
+        )
+        sink = build(settings, table)
+        frame = make_frame([(1e9, 0, 0.1 + 0.2), (1e9, 1, -1e-300), (1e9, 2, 2.0**53 - 1)])
+        async with sink.session():
+            await sink.write(frame)
+            await sink.write(frame)  # once more changes nothing
+        (pump,) = server.query('SELECT flow, quality FROM "pump"', "plant")
+        assert pump["values"] == [[10**18, 0.1 + 0.2, 0]]
+        (odd,) = server.query('SELECT * FROM "hostile, one"', "plant")
+        read = dict(zip(odd["columns"], odd["values"][0], strict=True))
+        assert read == {
+            "time": 10**18,
+            "asset": HOSTILE,
+            HOSTILE: -1e-300,
+            "n": 2**53 - 1,
+            "quality": 0,
+        }
+
+
+async def test_victoriametrics_reads_back_what_was_written(tmp_path: Path, table: TagTable) -> None:
+    table.add(make_tag("p1.flow"))
+    with running(Victoria(tmp_path / "vm")) as server:
+        await write(build(influx2(server.url), table), [1.5, 2.5])
+        (series,) = server.export('{__name__="pump_flow"}')
+        assert series["values"] == [1.5, 2.5]
+        assert series["timestamps"] == [1_700_000_000_000, 1_700_000_001_000]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from gateway.asset import AssetSettings
 from gateway.config.draft import Draft, Findings
@@ -22,7 +23,7 @@ from gateway.errors import SluicegateError
 from gateway.inference.config import ModelSettings
 from gateway.settings import Secret
 from gateway.sources.modbus.config import ModbusSettings
-from gateway.sources.mqtt.config import MqttSettings
+from gateway.sources.mqtt.config import MqttSettings, TopicSettings
 from gateway.stages.config import AggregateSettings
 from gateway.stages.windows import duration_text
 
@@ -34,6 +35,7 @@ SCAN_PERIOD_MIN_S = 0.02
 SEGMENTS_MIN = 16
 DAY_S = 86_400
 # Written by the gateway itself, or with a meaning of its own in InfluxDB.
+_NAMED_LEVEL = re.compile(r"\{(asset|field)\}")
 LABELS_RESERVED = ("asset", "gateway", "site", "time", "window")
 
 
@@ -142,6 +144,15 @@ def _check_modbus(found: Findings, path: KeyPath, source: ModbusSettings) -> Non
 
 
 def _check_mqtt(found: Findings, path: KeyPath, source: MqttSettings, base: Path) -> None:
+    first: dict[str, int] = {}
+    for number, topic in enumerate(source.topics):
+        _check_topic(found, (*path, "topic", number), topic)
+        earlier = first.setdefault(_NAMED_LEVEL.sub("+", topic.pattern), number)
+        if earlier != number:
+            line = found.document.line((*path, "topic", earlier))
+            what = f"pattern = {toml_text(topic.pattern)} is the same topics as at line {line}"
+            mend = "Put them into one [[source.topic]]."
+            found.problem((*path, "topic", number, "pattern"), what, mend)
     _check_login(found, path, source.username, source.password, "password")
     _check_tls_ca(found, path, source, base, used=source.tls)
     if source.port == 8883 and not source.tls:
@@ -152,13 +163,47 @@ def _check_mqtt(found: Findings, path: KeyPath, source: MqttSettings, base: Path
         found.warn((*path, "password"), what, "Write tls = true and port = 8883.")
 
 
+def _check_topic(found: Findings, path: KeyPath, topic: TopicSettings) -> None:
+    """The pattern is a topic filter (MQTT 5, 4.7), and says where asset and field come from."""
+    where, levels = (*path, "pattern"), topic.pattern.split("/")
+    written = f"pattern = {toml_text(topic.pattern)}"
+    for number, level in enumerate(levels, 1):
+        mend = ""
+        if level == "#" and number < len(levels):
+            mend = "Only the last level can be #, which stands for all that follow."
+        elif level not in _WHOLE_LEVELS and set(level) & set("#+{}"):
+            mend = f"A level is text, or one of {', '.join(_WHOLE_LEVELS)}, between slashes."
+        if mend:
+            found.problem(where, f"{written}: level {number} is {toml_text(level)}", mend)
+    _check_said_once(found, where, topic, "asset")
+    if topic.payload == "value":
+        _check_said_once(found, where, topic, "field")
+        if topic.time:
+            what = 'time is given, but payload = "value" is one bare value'
+            found.problem((*path, "time"), what, 'Write payload = "json", or leave out time.')
+    elif "{field}" in levels or topic.field:
+        what = 'the field is given, but payload = "json" brings its own'
+        found.problem(where, what, 'Write payload = "value", or leave out the field.')
+
+
+def _check_said_once(found: Findings, where: KeyPath, topic: TopicSettings, key: str) -> None:
+    """That the asset, or the field, comes from one level of the topic or from its key."""
+    written, word = f"pattern = {toml_text(topic.pattern)}", f"{{{key}}}"
+    count, given = topic.pattern.split("/").count(word), getattr(topic, key)
+    if not count and not given:
+        mend = f'Put {word} in the place of a level, or add {key} = "...".'
+        found.problem(where, f"{written} does not say the {key}", mend)
+    elif count + bool(given) > 1:
+        besides = f", and {key} = {toml_text(given)}" if given else f" {count} times"
+        found.problem(where, f"{written} has {word}{besides}", f"Say the {key} once.")
+
+
+_WHOLE_LEVELS = ("+", "#", "{asset}", "{field}")
+
+
 def _check_sink(found: Findings, path: KeyPath, sink: Any, base: Path) -> None:
-    url = urlsplit(sink.url)
-    try:
-        port_is_right = url.port is None or url.port > 0
-    except ValueError:
-        port_is_right = False
-    if not url.hostname or not port_is_right:
+    url = _split(sink.url)
+    if url is None:
         what = f"url = {toml_text(sink.url)} has no host, or a port that is not one"
         found.problem((*path, "url"), what, 'Write url = "http://127.0.0.1:8086".')
         return
@@ -173,6 +218,16 @@ def _check_sink(found: Findings, path: KeyPath, sink: Any, base: Path) -> None:
         what = f"the {secret_key} crosses the network unencrypted"
         found.warn((*path, secret_key), what, "Write a url that begins with https://.")
     _check_once(found, (*path, "lanes"), sink.lanes)
+
+
+def _split(text: str) -> SplitResult | None:
+    """The parts of a URL; None where its host or port is none."""
+    try:
+        url = urlsplit(text)
+        is_right = bool(url.hostname) and url.port != 0
+    except ValueError:  # "http://[", "http://host:99999"
+        return None
+    return url if is_right else None
 
 
 def _check_login(

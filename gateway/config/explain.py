@@ -55,6 +55,8 @@ class Document:
         """The value a path leads to; None where there is none."""
         value: Any = self.data
         for step in path:
+            if isinstance(value, str):  # its letters are not what a path means
+                return None
             try:
                 value = value[step]
             except (KeyError, IndexError, TypeError):
@@ -87,7 +89,7 @@ class Document:
                 what = "is too large a number"
             else:
                 return value
-            written = f"{self.key(path)} = {shown(value)}"
+            written = f"{self.key(path)} = {self._shown(path, value)}"
             problems[path] = self.problem(path, f"{written} {what}", self._advice(path))
             return None
 
@@ -114,21 +116,15 @@ class Document:
         return found
 
     def path(self, location: tuple[str | int, ...]) -> KeyPath:
-        """Pydantic's location without what it adds: the type of an entry, a mark for keys."""
-        path: list[str | int] = []
-        for step in location:
-            here = self.at(tuple(path))
-            is_type = isinstance(here, dict) and step == here.get("type") and step not in here
-            if step != "[key]" and not is_type:
-                path.append(step)
-        return tuple(path)
+        """Pydantic's location without what it adds: the type of an entry that is one of several."""
+        return location[:2] + location[3:] if _kinds(location[:1]) else location
 
     def _table(self, path: KeyPath) -> KeyPath:
         """The innermost table around a path that has a header of its own in the schema."""
         while path:
             if keys_of(node_at(path, self.data)) and isinstance(self.at(path), dict):
                 return path
-            if path and isinstance(path[-1], int) and isinstance(self.at(path), dict):
+            if isinstance(path[-1], int) and isinstance(self.at(path), dict):
                 return path  # an entry of no known type
             path = path[:-1]
         return ()
@@ -151,7 +147,7 @@ class Document:
         key = str(path[-1])
         node = node_at(path, self.data) or {}
         entry = node_at((*path, 0), self.data) if node.get("type") == "array" else node
-        first = _KINDS_FIRST if "oneOf" in (entry or {}) else self._first(entry)
+        first = self._first(entry) if path[1:] else _type_choices(path) or self._first(entry)
         if first:
             header = _header((*path, 0) if node.get("type") == "array" else path)
             where = self._table(path)
@@ -201,13 +197,12 @@ class Document:
 
     def _unknown_type(self, path: KeyPath) -> Problem:
         """An entry whose `type` is missing or unknown."""
-        mapping = _kinds(path)
-        choices = " or ".join(f"type = {toml_text(kind)}" for kind in mapping)
+        kinds, choices = _kinds(path), _type_choices(path)
         kind = (self.at(path) or {}).get("type")
         if kind is None:
             return self.problem(path, "type is missing", f"Add {choices}.")
         found = f"type = {shown(kind)} is not known"
-        mend = did_you_mean(kind, mapping) if isinstance(kind, str) else ""
+        mend = did_you_mean(kind, kinds) if isinstance(kind, str) else ""
         return self.problem((*path, "type"), found, mend or f"Write {choices}.")
 
     def _wrong(self, path: KeyPath, error: Mapping[str, Any]) -> Problem:
@@ -218,9 +213,9 @@ class Document:
         if brackets:
             return self.problem(path, *brackets)
         key = self.key(path)
-        found = f"{key} = {self._shown(path, node, value)}"
+        found = f"{key} = {self._shown(path, value)}"
         if isinstance(path[-1], int):
-            found = f"{self._shown(path, node, value)} in {key}"
+            found = f"{self._shown(path, value)} in {key}"
         mend = self._advice(path)
         if kind == "value_error":
             said = str(error["ctx"]["error"])
@@ -258,7 +253,9 @@ class Document:
             return f"{mend}, {example}."
         return self._advice(path)
 
-    def _shown(self, path: KeyPath, node: Node, value: Any) -> str:
+    def _shown(self, path: KeyPath, value: Any) -> str:
+        """A value for a message; dots for what is or may be a secret."""
+        node = node_at(path, self.data) or {}
         is_secret = str(node.get("pattern", "")).startswith("^(env|file)")
         if is_secret or any(_SECRET_KEY.search(str(step)) for step in path):
             return "..."
@@ -282,7 +279,6 @@ class Document:
         return f"{what} ({meaning})." if meaning and "enum" not in node else f"{what}."
 
 
-_KINDS_FIRST = 'type = "..."'
 _IS_WRONG = {
     "too_short": "is empty",
     "string_too_short": "is empty",
@@ -343,6 +339,10 @@ def _kinds(path: KeyPath) -> list[str]:
     """The types an entry may have."""
     node = node_at(path[:1], {}) or {}
     return list(node.get("items", {}).get("discriminator", {}).get("mapping", {}))
+
+
+def _type_choices(path: KeyPath) -> str:
+    return " or ".join(f"type = {toml_text(kind)}" for kind in _kinds(path))
 
 
 def _example(node: Node) -> str:

@@ -39,14 +39,16 @@ def check_tags(found: Findings, draft: Draft, base: Path) -> None:
         gateway=gateway.name if gateway else "",
         site=gateway.site if gateway else "",
     )
-    planner = _Planner(found, assets, judges_assets=_all_right(found, "asset", draft.asset))
+    before, assets_are_right = len(found.problems), _all_right(found, "asset", draft.asset)
+    planner = _Planner(found, assets, judges_assets=assets_are_right)
     for index, reference in draft.maps.items():
         planner.add_map(("source", index), reference, base)
     for index, source in draft.source.items():
         if isinstance(source, MqttSettings):
             for number, topic in enumerate(source.topics):
                 planner.add_topic(("source", index, "topic", number), source, topic)
-    if found.problems or not _all_right(found, "source", draft.source):
+    sources_are_right = _all_right(found, "source", draft.source)
+    if len(found.problems) > before or not sources_are_right or not assets_are_right:
         return  # tags are missing; whoever speaks of them is not to blame
     if gateway is not None and len(found.tags) > gateway.tags_max:
         what = f"tags_max = {gateway.tags_max} is less than the {len(found.tags)} tags there are"

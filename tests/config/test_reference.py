@@ -16,7 +16,7 @@ from gateway.config.load import load
 from gateway.config.reference import json_schema, node_at, size_text, tables, toml_text
 from gateway.config.schema import Sluicegate
 from gateway.settings import parse_duration
-from tests.config.good import GOOD
+from tests.config.good import GOOD, PRESS
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "configuration.md").read_text(encoding="utf-8")
@@ -127,6 +127,19 @@ def test_the_example_in_docs_is_a_good_configuration(
     assert config.warnings == ()
     assert len(config.tags) == 6
     assert {"press", "bay"} == {asset.asset_class for asset in config.settings.assets}
+
+
+def test_the_example_in_the_readme_is_a_good_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("INFLUX_TOKEN", "x")
+    (text,) = re.findall(r"```toml\n(\[gateway\].*?)```", README, re.DOTALL)
+    (map_name,) = re.findall(r'map = "(.+?)"', text)
+    path = tmp_path / "sluicegate.toml"
+    path.write_text(text, encoding="utf-8")
+    rows = PRESS.replace("press-", "pump-")
+    (tmp_path / map_name).write_text(rows, encoding="utf-8")
+    assert len(load(path).tags) == 3
 
 
 def test_the_example_in_docs_uses_every_table_there_is() -> None:

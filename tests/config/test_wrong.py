@@ -139,6 +139,7 @@ VALUES = [
     wrong("a URL with a login", "http://127", "http://me:hunter2@127", "line 49", "url = ...",
           "without the login"),
     wrong("a URL with a port that is none", ":8086", ":99999", "line 49", "a port that is not one"),
+    wrong("a URL with half an address", "127.0.0.1:8086", "[127.0.0.1:8086", "line 49", "no host"),
     wrong("a listen address without a port", "127.0.0.1:8080", "127.0.0.1", "line 7",
           'listen = "127.0.0.1"', '"127.0.0.1:8080"'),
 ]  # fmt: skip
@@ -182,6 +183,39 @@ TOGETHER = [
           'the tag "press-1.pressure" is also in', "row 2"),
 ]  # fmt: skip
 
+PATTERN = "greenhouse/{asset}/climate"
+TOPICS = [
+    wrong("all levels, not at the end", PATTERN, "greenhouse/#/{asset}", "line 27",
+          'level 2 is "#"', "the last level can be #"),
+    wrong("half a level", PATTERN, "greenhouse/bay-{asset}/climate", "line 27",
+          'level 2 is "bay-{asset}"', "between slashes"),
+    wrong("a level of an unknown name", PATTERN, "{site}/{asset}", 'level 1 is "{site}"'),
+    wrong("no asset", PATTERN, "greenhouse/climate", "does not say the asset", "{asset}",
+          'asset = "..."'),
+    wrong("the asset twice", PATTERN, "{asset}/{asset}", "{asset} 2 times", "Say the asset once"),
+    wrong("the asset here and there", f'"{PATTERN}"', f'"{PATTERN}"\nasset = "plot-1"',
+          'and asset = "plot-1"'),
+    wrong("no field for a bare value", "qos = 1", 'payload = "value"', "does not say the field",
+          'field = "..."'),
+    wrong("a field for an object", PATTERN, "greenhouse/{asset}/{field}", "the field is given",
+          'payload = "value"'),
+    wrong("the time of a bare value", "qos = 1",
+          'payload = "value"\nfield = "temperature"\ntime = "ts"', "line 30", "time is given"),
+    wrong("the same topics twice", "[[asset]]",
+          '[[source.topic]]\npattern = "greenhouse/+/climate"\nasset = "plot-1"\n\n[[asset]]',
+          "line 34", "the same topics as at line 26"),
+]  # fmt: skip
+
+SECRETS = [
+    wrong(f"a secret as {name}", 'bucket = "plant"', f'bucket = "plant"\n{key} = {value}',
+          "line 51", key)
+    for name, key, value in (
+        ("a bare word", "token", "hunter2"), ("an unclosed text", "token", '"hunter2'),
+        ("a list", "token", '["hunter2"]'), ("a table", "token", "{ hunter2 = 1 }"),
+        ("an unknown key's value", "pass", '"hunter2"'),
+    )
+]  # fmt: skip
+
 MAPS = [
     wrong("a map that is not there", '"press.csv"', '"pres.csv"', "pres.csv: the file",
           "No such file", "Check the path"),
@@ -209,7 +243,7 @@ MAPS = [
           file="press.csv"),
 ]  # fmt: skip
 
-CASES = SYNTAX + KEYS + VALUES + TOGETHER + MAPS
+CASES = SYNTAX + KEYS + VALUES + TOGETHER + TOPICS + SECRETS + MAPS
 
 
 def problems_of(path: Path) -> tuple[Problem, ...]:
@@ -261,7 +295,13 @@ def test_a_wrong_configuration_is_explained(
         (b"a = " + b"[" * 5000, ("too deep",)),
         (b"a." * 2000 + b"a = 1", ("too deep",)),
         (b"a = " + b"9" * 5000, ("too many digits",)),
-        (b'[[sink]]\nname = "x"\n', ("there is no [gateway]", "there is no [[source]]")),
+        (
+            b'[[sink]]\nname = "x"\n',
+            (
+                'there is no [gateway]. Add [gateway] with name = "line-1"',
+                'there is no [[source]]. Add [[source]] with type = "modbus-tcp" or type = "mqtt"',
+            ),
+        ),
         (b"gateway = 1\nsource = 2\n", ("gateway = 1", "source = 2 is not a table")),
         (b"source = [1]\n[gateway]\nname='x'\n", ("line 1",)),
     ],
@@ -294,6 +334,7 @@ def test_all_that_is_wrong_is_said_at_once_and_in_order(changed: Callable[..., P
     changed("qos = 1", "qos = 9")
     changed('url = "http', 'url = "ftp')
     changed("uint32", "uint31", "press.csv")
+    changed('"press-*.*"', '"nothing"')
     path = changed("press-2,", ",", "press.csv")
     problems = problems_of(path)
     assert_good_messages(problems)

@@ -34,6 +34,7 @@ SCAN_PERIOD_MIN_S = 0.02
 # The spool makes its segments smaller rather than have fewer.
 SEGMENTS_MIN = 16
 DAY_S = 86_400
+WINDOWS_KEPT_MAX = 1000  # as AggregateSettings has it
 # Written by the gateway itself, or with a meaning of its own in InfluxDB.
 _NAMED_LEVEL = re.compile(r"\{(asset|field)\}")
 LABELS_RESERVED = ("asset", "gateway", "site", "time", "window")
@@ -214,7 +215,7 @@ def _check_sink(found: Findings, path: KeyPath, sink: Any, base: Path) -> None:
     else:
         _check_secret(found, (*path, secret_key), secret)
     _check_tls_ca(found, path, sink, base, used=url.scheme == "https")
-    if secret is not None and url.scheme == "http" and not _is_here(url.hostname):
+    if secret is not None and url.scheme == "http" and not _is_here(url.hostname or ""):
         what = f"the {secret_key} crosses the network unencrypted"
         found.warn((*path, secret_key), what, "Write a url that begins with https://.")
     _check_once(found, (*path, "lanes"), sink.lanes)
@@ -309,7 +310,9 @@ def _check_aggregate(found: Findings, path: KeyPath, aggregate: AggregateSetting
             f" = {aggregate.windows_kept} x {every}"
         )
         windows = int(aggregate.lateness // aggregate.every) + 2
-        mend = f"Write windows_kept = {windows}, or a shorter lateness."
+        mend = "Write a shorter lateness."
+        if windows <= WINDOWS_KEPT_MAX:
+            mend = f"Write windows_kept = {windows}, or a shorter lateness."
         found.problem((*path, "lateness"), what, mend)
     if DAY_S % aggregate.every and aggregate.every % DAY_S:
         what = f'every = "{every}" does not divide a day'

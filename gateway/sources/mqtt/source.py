@@ -1,0 +1,499 @@
+"""MQTT source: one connection to a broker, and what is acknowledged when.
+
+A QoS 1 message is acknowledged once its samples are on disk, in order of arrival, all of a frame
+in one write. Until then the broker keeps it: at most `receive_max` are under way (MQTT 5 Receive
+Maximum; with 3.1.1 we stop reading). The session is persistent, so what the broker holds while
+the gateway is away comes after it is back.
+
+After a lost connection the broker sends again what was not acknowledged. What has been handed on
+already makes no second sample: it is known by packet id and content, and acknowledged as soon as
+its first copy is on disk. Over a crash of the gateway it is known by (tag, time) in
+`stages/duplicates.py`, if the payload has a time of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import cast
+
+import numpy as np
+
+from gateway.errors import SluicegateError, SourceLost, SourceUnavailable, WireError
+from gateway.frame import Arrival, IdArray
+from gateway.sources import SourceContext, SourceStats
+from gateway.sources.mqtt.config import FieldSettings, MqttSettings, TopicSettings
+from gateway.sources.mqtt.packets import (
+    CONNACK_TEXTS,
+    MQTT_5,
+    MQTT_311,
+    PINGREQ,
+    Connack,
+    Connect,
+    Disconnect,
+    Packet,
+    PacketDecoder,
+    Publish,
+    Suback,
+    encode_connect,
+    encode_disconnect,
+    encode_pubacks,
+    encode_subscribe,
+)
+from gateway.sources.mqtt.payload import PayloadReader, Rows
+from gateway.sources.mqtt.topics import CACHE_MAX, TopicPattern
+from gateway.tag import DataType
+
+__all__ = ["MqttSource", "build"]
+
+log = logging.getLogger(__name__)
+
+# A frame of more would hold the event loop for over 20 ms.
+MESSAGES_PER_FRAME_MAX = 2000
+# Messages read and not yet made into a frame; above it the socket is not read.
+INBOX_MAX = 4000
+TAGS_DISCOVERED_MAX = 10_000
+# A broker that does not answer a ping for so long is away, whatever TCP says.
+PING_ANSWER_S = 5.0
+KEEPALIVE_MAX_S = 10.0
+# Another client with our id throws us out, and we it: slowly, so that an operator can read why.
+TAKEN_OVER_PAUSE_S = 5.0
+COMPLAINTS_MAX = 100
+_TAKEN_OVER = 0x8E
+_NO_SUCH_VERSION = (1, 0x84)
+_BAD_LOGIN = (4, 5, 0x86, 0x87)
+
+
+def build(settings: MqttSettings, context: SourceContext) -> MqttSource:
+    """The source, with the tags that its configuration names."""
+    return MqttSource(settings, context)
+
+
+@dataclass(slots=True, eq=False)
+class _Taken:
+    """A QoS 1 message that was handed on and is not acknowledged yet."""
+
+    content: int  # hash of topic and payload
+    link: _Link  # where its acknowledgement goes
+    is_durable: bool = False
+
+
+class MqttSource:
+    """One [[source]] of type "mqtt"."""
+
+    def __init__(self, settings: MqttSettings, context: SourceContext) -> None:
+        self.name = settings.name
+        self.stats = SourceStats()
+        self.settings = settings
+        self.context = context
+        self.taken: dict[int, _Taken] = {}
+        self.version = MQTT_5
+        self.had_session = False
+        self.was_taken_over = False
+        self.patterns = [(TopicPattern(each.pattern), each) for each in settings.topics]
+        self._ids: dict[int, None] = {}
+        self._id_array: IdArray = np.empty(0, np.int32)
+        self._readers: dict[str, PayloadReader | SluicegateError] = {}
+        self._complaints: set[tuple[str, str]] = set()
+        for pattern, topic in self.patterns:
+            if topic.asset and not pattern.names_field:
+                self._readers_of_declared(pattern, topic)
+
+    @property
+    def tag_ids(self) -> IdArray:
+        if len(self._id_array) != len(self._ids):
+            self._id_array = np.fromiter(self._ids, np.int32, len(self._ids))
+        return self._id_array
+
+    @property
+    def client_id(self) -> str:
+        own = f"sluicegate-{self.context.gateway_name}-{self.name}"
+        return self.settings.client_id or own
+
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[_Session]:
+        """Connected and subscribed; raises SourceUnavailable."""
+        if self.was_taken_over:
+            self.was_taken_over = False
+            await asyncio.sleep(TAKEN_OVER_PAUSE_S)
+        try:
+            async with asyncio.timeout(self.settings.connect_timeout):
+                link = await self._connect()
+        except TimeoutError as error:
+            raise SourceUnavailable(
+                f"the broker {self.settings.host}:{self.settings.port} does not answer",
+                hint="check its address, the cable and the firewall",
+            ) from error
+        pinging = asyncio.create_task(link.keep_alive(), name=f"ping:{self.name}")
+        try:
+            yield _Session(self, link)
+        finally:
+            pinging.cancel()
+            link.close(SourceLost("closed"), politely=True)
+
+    def take(self, message: Publish, arrival_ns: int, rows: Rows) -> None:
+        """Make samples of a message; what is wrong with it is counted, and said once."""
+        reader = self._readers.get(message.topic)
+        if reader is None:
+            reader = self._new_reader(message.topic)
+        try:
+            if not isinstance(reader, PayloadReader):
+                raise reader
+            reader.take(message.payload, arrival_ns, rows)
+        except SluicegateError as error:
+            kind = error.kind if isinstance(error, WireError) else "unknown_tag"
+            self.stats.errors_total[f"message_{kind}"] += 1
+            self._complain(kind, message.topic, error)
+
+    def _complain(self, kind: str, topic: str, error: SluicegateError) -> None:
+        if (kind, topic) in self._complaints or len(self._complaints) >= COMPLAINTS_MAX:
+            return
+        self._complaints.add((kind, topic))
+        log.warning("mqtt.message_refused source=%s topic=%s error=%s", self.name, topic, error)
+
+    async def _connect(self) -> _Link:
+        """Open a link in the newest version the broker speaks."""
+        while True:
+            link = await self._open()
+            try:
+                return await self._introduce_us(link)
+            except SourceLost as error:
+                link.close(error)
+                if self.version == MQTT_311:
+                    raise SourceUnavailable(f"the broker hung up: {error}") from error
+                self.version = MQTT_311  # an old broker may close instead of answering
+            except SourceUnavailable as error:
+                link.close(error)
+                if self.version == MQTT_5 and link.refusal in _NO_SUCH_VERSION:
+                    self.version = MQTT_311
+                    continue
+                raise
+
+    async def _open(self) -> _Link:
+        settings = self.settings
+        context = None
+        if settings.tls:
+            context = ssl.create_default_context(cafile=settings.tls_ca or None)
+        loop = asyncio.get_running_loop()
+        try:
+            _, link = await loop.create_connection(
+                partial(_Link, self), settings.host, settings.port, ssl=context
+            )
+        except (OSError, ssl.SSLError) as error:
+            raise SourceUnavailable(
+                f"cannot connect to the broker {settings.host}:{settings.port}:"
+                f" {error.strerror or error}",
+                hint="check that the broker runs, and its address",
+            ) from error
+        return link
+
+    async def _introduce_us(self, link: _Link) -> _Link:
+        settings = self.settings
+        try:
+            password = settings.password.read() if settings.password else ""
+        except SluicegateError as error:
+            raise SourceUnavailable(error.message, hint=error.hint) from error
+        connack = await link.connect(
+            Connect(
+                client_id=self.client_id,
+                keepalive_s=max(1, round(settings.keepalive)),
+                username=settings.username,
+                password=password,
+                version=self.version,
+                session_expiry_s=min(round(settings.session_expiry), 2**32 - 1),
+                receive_max=settings.receive_max,
+                packet_bytes_max=settings.packet_bytes_max,
+            )
+        )
+        if not connack.session_present:
+            if self.had_session:
+                self.stats.errors_total["session_lost"] += 1
+                log.warning("mqtt.session_lost source=%s client_id=%s", self.name, self.client_id)
+            self.taken.clear()
+        self.had_session = True
+        filters = [(pattern.filter, topic.qos) for pattern, topic in self.patterns]
+        for (name, _), reason in zip(filters, await link.subscribe(filters), strict=False):
+            if reason >= 0x80:
+                raise SourceUnavailable(
+                    f"the broker refuses the subscription to {name} (reason 0x{reason:02x})",
+                    hint="allow it to this user in the broker's access list",
+                )
+        return link
+
+    def _new_reader(self, topic: str) -> PayloadReader | SluicegateError:
+        reader: PayloadReader | SluicegateError
+        reader = WireError("no [[source.topic]] matches", kind="topic")
+        for pattern, settings in self.patterns:
+            found = pattern.match(topic)
+            if found is not None:
+                reader = self._reader(settings, *found)
+                break
+        if len(self._readers) >= CACHE_MAX:
+            self._readers.clear()
+        self._readers[topic] = reader
+        return reader
+
+    def _reader(
+        self, settings: TopicSettings, asset: str, field: str
+    ) -> PayloadReader | SluicegateError:
+        introduce = partial(self._introduce_tag, settings.asset or asset)
+        try:
+            return PayloadReader(settings, field, introduce)
+        except SluicegateError as error:
+            return error
+
+    def _readers_of_declared(self, pattern: TopicPattern, topic: TopicSettings) -> None:
+        """Introduce tags that are known by name, so that they exist before the first message."""
+        if "+" in pattern.filter or "#" in pattern.filter:
+            introduce = partial(self._introduce_tag, topic.asset)
+            for name, given in topic.fields.items():
+                introduce(name, given, given.data_type)
+        else:
+            self._new_reader(pattern.filter)
+
+    def _introduce_tag(
+        self, asset: str, field: str, given: FieldSettings, data_type: DataType
+    ) -> int:
+        if len(self._ids) >= TAGS_DISCOVERED_MAX:
+            raise SluicegateError(
+                f"more than {TAGS_DISCOVERED_MAX} tags from one source",
+                hint="narrow the topic patterns or name the fields",
+            )
+        tag = self.context.assets.tag(
+            asset,
+            field,
+            source=self.name,
+            data_type=data_type,
+            scale=given.scale,
+            offset=given.offset,
+            eng_unit=given.eng_unit,
+            eu_low=-np.inf if given.low is None else given.low,
+            eu_high=np.inf if given.high is None else given.high,
+            deadband=given.deadband,
+        )
+        tag_id = self.context.table.add(tag)
+        self._ids[tag_id] = None
+        return tag_id
+
+
+class _Session:
+    """Messages of one link, as frames."""
+
+    def __init__(self, source: MqttSource, link: _Link) -> None:
+        self._source = source
+        self._link = link
+
+    async def read(self) -> Arrival:
+        """All messages that have arrived; waits for one."""
+        source, link = self._source, self._link
+        while True:
+            messages = await link.messages()
+            rows = Rows()
+            arrival_ns = source.context.clock.utc_ns()
+            taken: list[tuple[int, _Taken]] = []
+            for message in messages:
+                if message.qos == 0:
+                    if not source.context.has_room():
+                        source.stats.samples_dropped_total += 1
+                        continue
+                elif self._is_known(message):
+                    continue
+                else:
+                    entry = _Taken(hash((message.topic, message.payload)), link)
+                    source.taken[message.packet_id] = entry
+                    taken.append((message.packet_id, entry))
+                source.take(message, arrival_ns, rows)
+            source.stats.scans_total += 1
+            source.stats.samples_total += len(rows.ids)
+            if rows.ids:
+                on_durable = partial(_acknowledge, source, taken) if taken else None
+                return Arrival(rows.frame(), on_durable, messages[0].is_duplicate)
+            _acknowledge(source, taken)  # poison must not come again for ever
+
+    def _is_known(self, message: Publish) -> bool:
+        """Whether a redelivered message has been handed on before."""
+        if not message.is_duplicate:
+            return False
+        entry = self._source.taken.get(message.packet_id)
+        if entry is None or entry.content != hash((message.topic, message.payload)):
+            return False
+        self._source.stats.errors_total["redelivered"] += 1
+        entry.link = self._link
+        if entry.is_durable:
+            _acknowledge(self._source, [(message.packet_id, entry)])
+        return True
+
+
+def _acknowledge(source: MqttSource, taken: Sequence[tuple[int, _Taken]]) -> None:
+    """Their samples are on disk: the broker may forget them."""
+    by_link: dict[_Link, list[int]] = {}
+    for packet_id, entry in taken:
+        entry.is_durable = True
+        if entry.link.is_open and source.taken.get(packet_id) is entry:
+            del source.taken[packet_id]
+            by_link.setdefault(entry.link, []).append(packet_id)
+    for link, packet_ids in by_link.items():
+        link.acknowledge(packet_ids)
+
+
+class _Link(asyncio.Protocol):
+    """One connection: packets in and out, keep-alive, back-pressure. Used once."""
+
+    def __init__(self, source: MqttSource) -> None:
+        self._source = source
+        self._settings = source.settings
+        self._decoder = PacketDecoder(source.version, source.settings.packet_bytes_max)
+        self._transport: asyncio.Transport
+        self._lost: Exception | None = None
+        self._inbox: deque[Publish] = deque()
+        self._arrived = asyncio.Event()
+        self._answer: asyncio.Future[Packet] | None = None
+        self._in_flight = 0  # QoS 1 messages read and not acknowledged
+        self._is_paused = False
+        self._heard = True
+        self._keepalive_s = float(source.settings.keepalive)
+        self.refusal = 0
+
+    @property
+    def is_open(self) -> bool:
+        return self._lost is None
+
+    async def connect(self, connect: Connect) -> Connack:
+        """Introduce us; raises SourceUnavailable with the broker's reason."""
+        answer = await self._ask(encode_connect(connect))
+        if not isinstance(answer, Connack):
+            raise SourceUnavailable("the broker answers CONNECT with something else")
+        if answer.reason:
+            self.refusal = answer.reason
+            said = CONNACK_TEXTS.get(answer.reason, f"reason 0x{answer.reason:02x}")
+            login = answer.reason in _BAD_LOGIN
+            hint = "check username and password of this source" if login else ""
+            raise SourceUnavailable(f"the broker refuses us: {said}", hint=hint)
+        if answer.keepalive_s:
+            self._keepalive_s = float(answer.keepalive_s)
+        return answer
+
+    async def subscribe(self, filters: Sequence[tuple[str, int]]) -> tuple[int, ...]:
+        """The broker's reason for each filter."""
+        answer = await self._ask(encode_subscribe(1, filters, self._source.version))
+        if not isinstance(answer, Suback):
+            raise SourceUnavailable("the broker answers SUBSCRIBE with something else")
+        return answer.reasons
+
+    async def messages(self) -> list[Publish]:
+        """What has arrived, either all fresh or all redelivered; raises SourceLost."""
+        while not self._inbox:
+            if self._lost is not None:
+                raise self._over()
+            self._arrived.clear()
+            await self._arrived.wait()
+        inbox = self._inbox
+        taken = [inbox.popleft()]
+        kind = taken[0].is_duplicate
+        while inbox and len(taken) < MESSAGES_PER_FRAME_MAX and inbox[0].is_duplicate == kind:
+            taken.append(inbox.popleft())
+        self._steer()
+        return taken
+
+    def acknowledge(self, packet_ids: Sequence[int]) -> None:
+        """PUBACK in this order, in one write."""
+        self._in_flight -= len(packet_ids)
+        self._transport.write(encode_pubacks(packet_ids))
+        self._steer()
+
+    async def keep_alive(self) -> None:
+        """Ping when nothing is heard; a broker that does not answer is gone."""
+        pause_s = min(self._keepalive_s / 2, KEEPALIVE_MAX_S - PING_ANSWER_S)
+        while self._lost is None:
+            self._heard = False
+            await asyncio.sleep(pause_s)
+            # While we do not read on purpose, silence says nothing of the broker.
+            self._transport.write(PINGREQ)
+            if self._heard or self._is_paused:
+                continue
+            await asyncio.sleep(PING_ANSWER_S)
+            if not self._heard and not self._is_paused:
+                self.close(SourceLost(f"the broker is silent for {pause_s + PING_ANSWER_S:g} s"))
+
+    def close(self, reason: Exception, *, politely: bool = False) -> None:
+        """End it."""
+        if self._lost is None:
+            self._lost = reason
+            if politely:
+                self._transport.write(encode_disconnect())
+                self._transport.close()
+            else:
+                self._transport.abort()
+        self._arrived.set()
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_exception(self._over())
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # uvloop's transports have asyncio's interface, not its base class.
+        self._transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        self._heard = True
+        try:
+            packets = self._decoder.feed(data)
+        except WireError as error:
+            self._source.stats.errors_total[f"wire_{error.kind}"] += 1
+            self.close(error)
+            return
+        for packet in packets:
+            if isinstance(packet, Publish):
+                self._inbox.append(packet)
+                self._in_flight += packet.qos
+            elif isinstance(packet, Disconnect):
+                self._told_to_go(packet.reason)
+            elif self._answer is not None and not self._answer.done():
+                self._answer.set_result(packet)
+        if self._inbox:
+            self._arrived.set()
+            self._steer()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.close(SourceLost(f"the broker closed the connection: {exc or 'end of stream'}"))
+
+    async def _ask(self, request: bytes) -> Packet:
+        self._answer = asyncio.get_running_loop().create_future()
+        if self._lost is not None:
+            raise self._over()
+        self._transport.write(request)
+        try:
+            return await self._answer
+        finally:
+            self._answer = None
+
+    def _over(self) -> SourceLost:
+        return self._lost if isinstance(self._lost, SourceLost) else SourceLost(str(self._lost))
+
+    def _told_to_go(self, reason: int) -> None:
+        if reason == _TAKEN_OVER:
+            self._source.stats.errors_total["taken_over"] += 1
+            self._source.was_taken_over = True
+            error = SourceLost(
+                f"another client took over the client id {self._source.client_id!r}",
+                hint="give one of the two another client_id",
+            )
+        else:
+            error = SourceLost(f"the broker disconnected us, reason 0x{reason:02x}")
+        self.close(error)
+
+    def _steer(self) -> None:
+        """Read or do not read, so that what waits stays bounded."""
+        limit = self._settings.receive_max + 1
+        full = len(self._inbox) >= INBOX_MAX or self._in_flight >= limit
+        if full and not self._is_paused:
+            self._is_paused = True
+            self._transport.pause_reading()
+        elif self._is_paused and not full and len(self._inbox) < INBOX_MAX // 2:
+            self._is_paused = False
+            if self._lost is None:
+                self._transport.resume_reading()

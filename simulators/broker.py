@@ -62,11 +62,13 @@ class MosquittoBroker:
         """Start, or start again; raises BrokerError."""
         fixed = self.port
         for _ in range(1 if fixed else _PORT_ATTEMPTS):
-            self.port = fixed or _free_port(self.host)
+            try:
+                self.port = _free_port(self.host, fixed)
+            except OSError as error:
+                raise BrokerError(_complaint(self, str(error))) from error
             if await self._start_once():
                 return
-        last = self.log_file.read_text(errors="replace").strip().splitlines()[-1:]
-        raise BrokerError(f"mosquitto did not start on {self.host}:{self.port}: {' '.join(last)}")
+        raise BrokerError(_complaint(self, f"see {self.log_file}"))
 
     async def stop(self) -> None:
         """As an operator stops it: what it keeps is written first."""
@@ -144,7 +146,7 @@ class _AmqttBroker:
         try:
             await self._broker.start()
         except Exception as error:
-            raise BrokerError(f"amqtt did not start on {self.host}:{self.port}: {error}") from error
+            raise BrokerError(_complaint(self, str(error))) from error
         server = self._broker._servers["default"].instance  # noqa: SLF001 - the only way to the port
         self.port = server.sockets[0].getsockname()[1]
 
@@ -188,8 +190,16 @@ def _mosquitto() -> Path | None:
     return Path(found) if found else None
 
 
-def _free_port(host: str) -> int:
-    with socket.create_server((host, 0)) as listener:
+def _complaint(broker: Broker, reason: str) -> str:
+    return f"{broker.kind} did not start on {broker.host}:{broker.port}: {reason}"
+
+
+def _free_port(host: str, wanted: int) -> int:
+    """The wanted port, or any where that is 0; raises OSError when it is taken.
+
+    Asked beforehand: whoever has it would answer in mosquitto's place.
+    """
+    with socket.create_server((host, wanted)) as listener:
         port: int = listener.getsockname()[1]
         return port
 

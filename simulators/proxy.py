@@ -173,32 +173,27 @@ class FaultProxy:
     async def _write(
         self, link: _Link, name: str, writer: asyncio.StreamWriter, data: bytes
     ) -> None:
-        left = self._conditions[name].cut_after_bytes
-        if 0 <= left <= len(data):
-            writer.write(data[:left])
-            await writer.drain()
-            self._change_one(name, cut_after_bytes=-1)
-            link.reset()
-            return
-        if left > 0:
-            self._change_one(name, cut_after_bytes=left - len(data))
-        pieces = (
-            [data[k : k + 1] for k in range(len(data))]
-            if self._conditions[name].dribble_s
-            else [data]
-        )
-        for piece in pieces:
+        conditions = self._conditions[name]
+        left = conditions.cut_after_bytes
+        is_last = 0 <= left <= len(data)
+        if is_last:
+            data = data[:left]
+        if left >= 0:
+            left = -1 if is_last else left - len(data)
+            self._conditions[name] = replace(conditions, cut_after_bytes=left)
+        step = 1 if conditions.dribble_s else len(data) or 1
+        for start in range(0, len(data), step):
+            piece = data[start : start + step]
             writer.write(piece)
             await writer.drain()
             if name == "to_server":
                 self.bytes_to_server += len(piece)
             else:
                 self.bytes_to_client += len(piece)
-            if len(pieces) > 1:
+            if step < len(data):
                 await asyncio.sleep(self._conditions[name].dribble_s)  # 0 once healed
-
-    def _change_one(self, name: str, *, cut_after_bytes: int) -> None:
-        self._conditions[name] = replace(self._conditions[name], cut_after_bytes=cut_after_bytes)
+        if is_last:
+            link.reset()
 
     def _corrupted(self, name: str, data: bytes) -> bytes:
         share = self._conditions[name].corrupt_share

@@ -13,8 +13,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from paho.mqtt.client import Client
+from paho.mqtt.client import Client, ConnectFlags, MQTTMessageInfo
 from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.reasoncodes import ReasonCode
 
 from simulators.broker import Broker, MosquittoBroker, open_broker
 from simulators.climate import BAY_RANGES, BAY_TAGS, Bays
@@ -133,6 +135,43 @@ async def test_a_broker_that_restarts_gets_everything_in_order(ends: str, until:
             assert firsts == sorted(firsts)
             if ends == "stop":  # killed, mosquitto forgets what it had not yet handed on
                 assert firsts == list(range(1, facts["acknowledged"] + 1))
+
+
+def test_after_a_reconnect_nothing_new_goes_out_before_the_rest_is_acknowledged(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sent: list[str] = []
+
+    def publish(_client: Client, topic: str, *_: Any) -> MQTTMessageInfo:
+        sent.append(topic)
+        return MQTTMessageInfo(len(sent))
+
+    monkeypatch.setattr(Client, "publish", publish)
+    plant = Greenhouse(GreenhouseSettings(host="127.0.0.1", port=1, bays=1))
+    accepted = ReasonCode(PacketTypes.CONNACK)
+
+    def make(count: int) -> None:
+        for _ in range(count):
+            plant._make_next()
+        plant._hand_over()
+
+    make(3)
+    assert not sent  # never connected
+    plant._on_connect(plant._client, None, ConnectFlags(session_present=False), accepted, None)
+    make(0)
+    assert sent == plant.topics
+    # The broker goes away with one of three acknowledged, and comes back.
+    plant._on_publish(plant._client, None, 1, None, None)
+    plant._is_connected = False
+    make(3)
+    plant._on_connect(plant._client, None, ConnectFlags(session_present=True), accepted, None)
+    for mid in (2, 3):
+        make(0)
+        assert len(sent) == 3
+        plant._on_publish(plant._client, None, mid, None, None)
+    make(0)
+    assert len(sent) == 6
+    assert plant.acknowledged.total() == 3
 
 
 async def test_without_a_broker_it_holds_its_breath_when_the_queue_is_full(

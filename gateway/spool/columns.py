@@ -90,7 +90,9 @@ def decode_columns(payload: bytes, turns: int, samples: int) -> Columns:
 
 def _differences(column: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Each value less the one before, wrapping around; undone by a cumulative sum."""
-    return np.diff(column, prepend=column.dtype.type(0))
+    differences = column.copy()
+    np.subtract(column[1:], column[:-1], out=differences[1:])
+    return differences
 
 
 def _planes(column: npt.NDArray[Any]) -> bytes:

@@ -127,9 +127,8 @@ class Spool:
         elif pending.future.done():  # whoever awaited it was cancelled, and the future with it
             pending.future = self._loop.create_future()
         pending.group.turns.append(turn)
-        samples = sum(len(frame) for frame in turn.frames.values())
+        samples, size = _size_of(turn)
         if samples:
-            size = _size_of(turn, samples)
             pending.samples += samples
             pending.bytes_pending += size
             self._add_pending(size)
@@ -157,13 +156,19 @@ class Spool:
         if not self._settings.raw:
             return
         for rows in self._store.rows_since(Lane.RAW, since_ns):
-            start = 0
             columns = rows.columns
+            whole = rows.frame(self._table)
+            is_whole = len(whole) == len(columns.frame)  # no row left out: turns can be cut from it
+            start = 0
             for now_ns, stop in zip(
                 columns.now_ns.tolist(), columns.row_ends.tolist(), strict=True
             ):
                 if now_ns >= since_ns:
-                    frame = rows.frame(self._table, start, stop)
+                    frame = (
+                        whole.rows(start, stop)
+                        if is_whole
+                        else rows.frame(self._table, start, stop)
+                    )
                     yield rows.sequence, Turn(now_ns, {Lane.RAW: frame})
                 start = stop
 
@@ -274,8 +279,11 @@ class Spool:
             self._history_reads.shutdown(wait=False, cancel_futures=True)
 
 
-def _size_of(turn: Turn, samples: int) -> int:
-    """Bytes of memory that a turn takes until it is on disk, roughly."""
-    exact = [value for frame in turn.frames.values() for value in frame.exact.values()]
-    text = sum(len(value) for value in exact if isinstance(value, str))
-    return TURN_BYTES + SAMPLE_BYTES * samples + EXACT_BYTES * len(exact) + text
+def _size_of(turn: Turn) -> tuple[int, int]:
+    """Samples of a turn, and roughly the bytes of memory that it takes until it is on disk."""
+    samples, exact_bytes = 0, 0
+    for frame in turn.frames.values():
+        samples += len(frame)
+        for value in frame.exact.values():
+            exact_bytes += EXACT_BYTES + (len(value) if isinstance(value, str) else 0)
+    return samples, TURN_BYTES + SAMPLE_BYTES * samples + exact_bytes

@@ -189,23 +189,27 @@ class Store:
                     yield rows
 
     def _drafts(self, turns: Sequence[Turn]) -> dict[Lane, Draft]:
-        drafts = {}
-        for lane in Lane:
-            if lane is Lane.RAW and not self.settings.raw:
-                continue
-            # Turns without rows are kept in the raw lane alone: there they are needed for replay.
-            kept = [
-                (turn.now_ns, frame)
-                for turn in turns
-                if len(frame := turn.frames.get(lane, EMPTY_FRAME)) or lane is Lane.RAW
-            ]
-            if kept:
-                drafts[lane] = Draft(
-                    now_ns=np.array([now_ns for now_ns, _ in kept], np.int64),
-                    row_ends=np.cumsum([len(frame) for _, frame in kept], dtype=np.int64),
-                    frame=Frame.concatenate([frame for _, frame in kept]),
-                )
-        return drafts
+        # By lane as a plain index: a dict would call the enum's hash, in Python, for every turn.
+        kept: list[list[tuple[int, Frame]]] = [[] for _ in Lane]
+        for turn in turns:
+            raw = EMPTY_FRAME
+            for lane, frame in turn.frames.items():
+                if lane is Lane.RAW:
+                    raw = frame
+                elif len(frame):
+                    kept[lane].append((turn.now_ns, frame))
+            # Without rows a turn is kept in the raw lane alone: there replay needs it.
+            if self.settings.raw:
+                kept[Lane.RAW].append((turn.now_ns, raw))
+        return {
+            lane: Draft(
+                now_ns=np.array([now_ns for now_ns, _ in kept[lane]], np.int64),
+                row_ends=np.cumsum([len(frame) for _, frame in kept[lane]], dtype=np.int64),
+                frame=Frame.concatenate([frame for _, frame in kept[lane]]),
+            )
+            for lane in Lane
+            if kept[lane]
+        }
 
     def _write(self, lane: Lane, groups: Sequence[Group]) -> None:
         drafts = [

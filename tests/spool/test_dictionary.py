@@ -83,7 +83,7 @@ def test_ids_of_a_damaged_tags_record_are_known_to_be_unknown(table: TagTable) -
     dictionary.add(2, [make_tag("c.x")])
     ids = np.array([0, 1, 2, 3, 2], np.int32)
     assert dictionary.unknown(ids) == 3
-    assert dictionary.table_ids(table).tolist() == [-1, -1, 0, -1]
+    assert dictionary.table_ids(table).tolist() == [-1, -1, table.id_of("c.x"), -1]
 
 
 def test_attributes_of_a_later_version_are_passed_over() -> None:

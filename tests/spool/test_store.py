@@ -93,7 +93,7 @@ def test_a_full_disk_costs_the_oldest_raw_samples_not_the_newest() -> None:
     world = World(random.Random(2), SimulatedDisk(size=12 * 2**20), small_settings(bytes_max=2**30))
     world.disk.size_total = 8 * 2**20 + 30 * 4096  # above the reserve
     world.open()
-    for _ in range(50):
+    for _ in range(150):
         world.commit(1)
     world.check()
     assert world.store.samples_begin(Lane.RAW) > 0

@@ -1,0 +1,152 @@
+"""Questions by tag and time, beside a gateway that writes."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gateway.frame import Frame, Lane, Turn
+from gateway.spool.history import History
+from gateway.spool.log import Spool
+from gateway.tag import TagTable
+from tests.spool.conftest import Opener
+from tests.spool.simulated_disk import SimulatedDisk
+from tests.spool.worlds import DIRECTORY, World, small_settings
+
+EVER = (-(2**62), 2**62)
+
+
+def scan_at(t_ns: int) -> Turn:
+    """All ten raw tags at one time; tag i has the value t + i / 10."""
+    ids = np.arange(10, dtype=np.int32)
+    return Turn(t_ns, {Lane.RAW: Frame.of(t_ns, ids, t_ns + ids / 10)})
+
+
+async def filled(spool: Spool, scans: int = 20) -> None:
+    for i in range(scans):
+        await spool.append(scan_at(i * 100))
+
+
+async def test_a_question_names_tags_and_a_half_open_span(open_spool: Opener) -> None:
+    async with open_spool() as spool:
+        await filled(spool)
+        frame = await spool.history.query(["pump.t3"], 500, 800)
+        assert frame.t_ns.tolist() == [500, 600, 700]
+        assert frame.tag_ids.tolist() == [3, 3, 3]
+        assert frame.values.tolist() == [500.3, 600.3, 700.3]
+        assert len(await spool.history.query(["pump.t[34]", "pump.t9"], 500, 800)) == 9
+        assert len(await spool.history.query(["*"], *EVER)) == 200
+        assert len(await spool.history.query(["pump.nothing"], *EVER)) == 0
+        assert len(await spool.history.query(["*"], *EVER, lane=Lane.EVENT)) == 0
+
+
+async def test_of_too_many_samples_the_newest_are_given_oldest_first(open_spool: Opener) -> None:
+    async with open_spool() as spool:
+        await filled(spool)
+        frame = await spool.history.query(["pump.t1"], *EVER, samples_max=3)
+        assert frame.t_ns.tolist() == [1700, 1800, 1900]
+        assert len(await spool.history.query(["pump.*"], *EVER, samples_max=15)) == 15
+
+
+async def test_samples_that_came_late_are_in_their_place(open_spool: Opener) -> None:
+    async with open_spool() as spool:
+        for t_ns in (100, 300, 200, 50):
+            await spool.append(scan_at(t_ns))
+        frame = await spool.history.query(["pump.t0"], *EVER)
+        assert frame.t_ns.tolist() == [50, 100, 200, 300]
+
+
+async def test_exact_values_stay_with_their_rows(open_spool: Opener) -> None:
+    async with open_spool() as spool:
+        for t_ns in (300, 100, 200):
+            ids = np.array([1, 2], np.int32)
+            frame = Frame.of(t_ns, ids, np.zeros(2), exact={1: f"at {t_ns}"})
+            await spool.append(Turn(t_ns, {Lane.RAW: frame}))
+        frame = await spool.history.query(["pump.t2"], *EVER)
+        assert [frame.value(row) for row in range(3)] == ["at 100", "at 200", "at 300"]
+
+
+async def test_a_question_reads_only_what_can_hold_an_answer(open_spool: Opener) -> None:
+    disk = SimulatedDisk()
+    async with open_spool(disk=disk, segment_bytes=4096) as spool:
+        await filled(spool, 100)
+        files = spool.stats.lanes[Lane.RAW].segments
+        assert files > 3
+        disk.bytes_read = 0
+        assert len(await spool.history.query(["pump.t3"], 5000, 5100)) == 1
+        assert disk.bytes_read < 2 * 4096
+
+
+async def test_another_process_asks_while_the_gateway_writes(
+    open_spool: Opener, tmp_path: Path
+) -> None:
+    async with open_spool(segment_bytes=4096) as spool:
+        history = History.open_readonly(tmp_path / "spool", TagTable())
+        for i in range(60):
+            await spool.append(scan_at(i * 100))
+            if i % 7 == 0:
+                table = TagTable()  # it need not know any tag
+                history = History.open_readonly(tmp_path / "spool", table)
+                frame = history.query_now(["pump.t3"], *EVER)
+                assert frame.t_ns.tolist() == [n * 100 for n in range(i + 1)]
+                assert {table[tag_id].name for tag_id in frame.tag_ids.tolist()} == {"pump.t3"}
+        assert len(history.query_now(["*"], *EVER)) == 600  # asked anew each time
+
+
+def test_no_folder_is_no_answer(tmp_path: Path) -> None:
+    assert len(History.open_readonly(tmp_path / "none", TagTable()).query_now(["*"], *EVER)) == 0
+
+
+def test_files_recycled_under_a_reader_never_give_it_other_values() -> None:
+    """Another process reads by a list of files that is no longer true."""
+    for seed in range(30):
+        rng = random.Random(seed)
+        disk = SimulatedDisk()
+        world = World(rng, disk, small_settings(bytes_max=8 * 4096))
+        world.open()
+        for _ in range(20):
+            world.commit(1)
+        history = History.open_readonly(DIRECTORY, TagTable(), disk)
+        history.query_now(["*"], *EVER)
+        refresh, history._refresh = history._refresh, None
+        for _ in range(rng.randint(1, 40)):
+            world.commit(1)
+        everything = set(world.promised[Lane.RAW])
+        stale = history.query_now(["*"], *EVER).values.tolist()
+        assert set(stale) <= everything
+        history._refresh = refresh
+        fresh = history.query_now(["*"], *EVER).values.tolist()
+        assert sorted(fresh) == world.promised[Lane.RAW][-len(fresh) :]
+
+
+async def test_the_loop_runs_on_while_a_long_question_is_answered(
+    open_spool: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import threading  # noqa: PLC0415 - only here
+
+    async with open_spool() as spool:
+        await filled(spool, 5)
+        asked, go_on = threading.Event(), threading.Event()
+        read = spool._store.catalog.read
+
+        def slow(*args):  # type: ignore[no-untyped-def]  # noqa: ANN002, ANN202
+            if threading.current_thread().name.startswith("spool-history"):
+                asked.set()
+                go_on.wait(5)
+            return read(*args)
+
+        monkeypatch.setattr(spool._store.catalog, "read", slow)
+        question = asyncio.create_task(spool.history.query(["*"], *EVER))
+        reader = spool.reader("influx", [Lane.RAW])
+        async with asyncio.timeout(5):
+            while not asked.is_set():  # noqa: ASYNC110 - a thread sets it
+                await asyncio.sleep(0.001)
+            await spool.append(scan_at(900))
+            assert len((await reader.next(1000)).frame) == 60
+            assert not question.done()
+            go_on.set()
+            assert len(await question) >= 50

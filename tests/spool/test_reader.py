@@ -1,0 +1,310 @@
+"""Sinks read what is durable, in order, the urgent first, and never skip what they did not have."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import random
+
+import numpy as np
+import pytest
+
+from gateway.frame import Frame, Lane, Turn
+from gateway.spool.log import Spool
+from gateway.spool.reader import SpoolReader
+from gateway.spool.store import Store
+from gateway.tag import TagTable
+from tests.spool.conftest import Opener
+from tests.spool.simulated_disk import SimulatedDisk
+
+RAW_ONLY = (Lane.RAW,)
+
+
+def turn_of(*values: float, **lanes: float) -> Turn:
+    frames = {}
+    if values:
+        n = len(values)
+        frames[Lane.RAW] = Frame.of(1000, np.zeros(n, np.int32), np.array(values, np.float64))
+    for name, value in lanes.items():
+        lane = Lane[name.upper()]
+        tag = {Lane.AGGREGATE: 10, Lane.SCORE: 11, Lane.EVENT: 12}[lane]
+        frames[lane] = Frame.of(2000, np.array([tag], np.int32), np.array([value]))
+    return Turn(5, frames)
+
+
+async def drain(reader: SpoolReader, samples_max: int = 1000) -> list[float]:
+    values: list[float] = []
+    while reader.backlog().samples:
+        batch = await reader.next(samples_max)
+        values += batch.frame.values.tolist()
+        await reader.acknowledge(batch)
+    return values
+
+
+async def test_the_most_urgent_lane_comes_first(open_spool: Opener) -> None:
+    async with open_spool() as spool:
+        reader = spool.reader("influx", list(reversed(Lane)))
+        await spool.append(turn_of(1.0, aggregate=2.0, score=3.0, event=4.0))
+        lanes = []
+        for _ in Lane:
+            batch = await reader.next(100)
+            lanes.append(batch.lane)
+            await reader.acknowledge(batch)
+        assert lanes == [Lane.EVENT, Lane.SCORE, Lane.AGGREGATE, Lane.RAW]
+        await spool.append(turn_of(5.0))
+        assert (await reader.next(100)).lane is Lane.RAW
+        await spool.append(turn_of(event=6.0))  # overtakes what was not acknowledged
+        assert (await reader.next(100)).lane is Lane.EVENT
+
+
+async def test_lanes_that_were_not_asked_for_are_not_given(open_spool: Opener) -> None:
+    async with open_spool() as spool:
+        reader = spool.reader("influx", [Lane.AGGREGATE])
+        await spool.append(turn_of(1.0, aggregate=2.0, event=4.0))
+        assert await drain(reader) == [2.0]
+
+
+async def test_records_are_joined_and_a_large_one_is_split(open_spool: Opener) -> None:
+    async with open_spool() as spool:
+        reader = spool.reader("influx", RAW_ONLY)
+        for i in range(4):
+            await spool.append(turn_of(*range(10 * i, 10 * i + 10)))
+        sizes = []
+        seen: list[float] = []
+        while reader.backlog().samples:
+            batch = await reader.next(25)
+            sizes.append(len(batch.frame))
+            seen += batch.frame.values.tolist()
+            await reader.acknowledge(batch)
+        assert sizes == [20, 20]
+        assert seen == list(range(40))
+        await spool.append(turn_of(*range(100)))
+        sizes = []
+        while reader.backlog().samples:
+            batch = await reader.next(30)
+            sizes.append(len(batch.frame))
+            await reader.acknowledge(batch)
+        assert sizes == [30, 30, 30, 10]
+
+
+async def test_without_acknowledgement_the_same_is_given_again(open_spool: Opener) -> None:
+    async with open_spool() as spool:
+        reader = spool.reader("influx", RAW_ONLY)
+        await spool.append(turn_of(1.0, 2.0))
+        assert (await reader.next(1)).frame.values.tolist() == [1.0]
+        batch = await reader.next(10)
+        assert batch.frame.values.tolist() == [1.0, 2.0]
+        await reader.acknowledge(batch)
+        assert reader.backlog().samples == 0
+
+
+async def test_next_waits_and_may_be_cancelled(open_spool: Opener) -> None:
+    async with open_spool() as spool:
+        reader = spool.reader("influx", RAW_ONLY)
+        waiting = asyncio.create_task(reader.next(10))
+        await asyncio.sleep(0.02)
+        assert not waiting.done()
+        await spool.append(turn_of(1.0))
+        async with asyncio.timeout(5):
+            assert (await waiting).frame.values.tolist() == [1.0]
+        for _ in range(20):  # cancelled at whatever it awaits
+            task = asyncio.create_task(reader.next(10))
+            for _ in range(random.randrange(4)):
+                await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.wait([task])
+        assert (await reader.next(10)).frame.values.tolist() == [1.0]
+
+
+async def test_the_backlog_says_how_much_and_how_old(open_spool: Opener) -> None:
+    async with open_spool() as spool:
+        reader = spool.reader("influx", list(Lane))
+        assert (reader.backlog().samples, reader.backlog().oldest_ns) == (0, 0)
+        await spool.append(turn_of(1.0, 2.0, 3.0))
+        await spool.append(turn_of(4.0, event=1.0))
+        backlog = reader.backlog()
+        assert (backlog.samples, backlog.oldest_ns) == (5, 1000)
+        await reader.acknowledge(await reader.next(10))  # the event
+        await reader.acknowledge(await reader.next(2))
+        assert reader.backlog().samples == 2
+
+
+async def test_a_restart_goes_on_where_the_sink_was(open_spool: Opener) -> None:
+    async with open_spool() as spool:
+        reader = spool.reader("influx", RAW_ONLY)
+        for i in range(5):
+            await spool.append(turn_of(float(i)))
+        await reader.acknowledge(await reader.next(2))
+    async with open_spool() as spool:
+        assert await drain(spool.reader("influx", RAW_ONLY)) == [2.0, 3.0, 4.0]
+        # Another sink has a cursor of its own, and a new one begins with the oldest.
+        assert await drain(spool.reader("archive", RAW_ONLY)) == [0.0, 1.0, 2.0, 3.0, 4.0]
+    async with open_spool() as spool:
+        assert spool.reader("influx", RAW_ONLY).backlog().samples == 0
+        assert spool.reader("archive", RAW_ONLY).backlog().samples == 0
+
+
+async def test_a_lane_added_to_a_sink_begins_with_its_oldest_sample(open_spool: Opener) -> None:
+    async with open_spool() as spool:
+        await spool.append(turn_of(1.0, aggregate=2.0))
+        assert await drain(spool.reader("influx", RAW_ONLY)) == [1.0]
+    async with open_spool() as spool:
+        assert await drain(spool.reader("influx", [Lane.RAW, Lane.AGGREGATE])) == [2.0]
+        assert spool.stats.gaps_total == 0
+
+
+async def test_a_cursor_before_a_crash_is_behind_never_ahead(open_spool: Opener) -> None:
+    """Power goes at any time; what was not acknowledged comes again, at worst with some more."""
+    for seed in range(30):
+        rng = random.Random(seed)
+        disk = SimulatedDisk()
+        acknowledged = 0
+        async with open_spool(disk=disk) as spool:
+            reader = spool.reader("influx", RAW_ONLY)
+            for i in range(10):
+                await spool.append(turn_of(float(i)))
+                if rng.random() < 0.5:
+                    await reader.acknowledge(await reader.next(rng.randint(1, 4)))
+                    acknowledged = i + 1 - reader.backlog().samples
+                if rng.random() < 0.2:
+                    spool._store.save_cursors()
+            disk.fail(lambda call: errno.EIO if call in ("create", "write", "sync") else 0)
+        disk.power_cut(rng)
+        async with open_spool(disk=disk) as spool:
+            values = await drain(spool.reader("influx", RAW_ONLY))
+            assert values == [float(i) for i in range(10 - len(values), 10)]
+            assert len(values) >= 10 - acknowledged
+
+
+async def test_a_cursor_ahead_of_a_lane_that_lost_its_end_misses_nothing_new(
+    open_spool: Opener,
+) -> None:
+    disk = SimulatedDisk()
+    async with open_spool(disk=disk) as spool:
+        reader = spool.reader("influx", RAW_ONLY)
+        for i in range(5):
+            await spool.append(turn_of(float(i)))
+        await drain(reader)
+    for path in disk.paths():
+        if path.name.startswith("raw-"):
+            disk.unlink(path)
+    async with open_spool(disk=disk) as spool:
+        reader = spool.reader("influx", RAW_ONLY)
+        await spool.append(turn_of(9.0))
+        assert await drain(reader) == [9.0]
+
+
+async def test_samples_deleted_before_a_sink_had_them_are_counted_and_passed_over(
+    open_spool: Opener, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Store, "tidy", lambda _: None)  # it may delete while the test counts
+    async with open_spool(disk=SimulatedDisk(), bytes_max=8 * 4096, segment_bytes=4096) as spool:
+        reader = spool.reader("slow", RAW_ONLY)
+        quick = spool.reader("quick", RAW_ONLY)
+        sent = 0
+        got: list[float] = []
+        rng = np.random.default_rng(1)
+        for _ in range(60):
+            noise = rng.standard_normal(100)
+            noise[0] = sent
+            await spool.append(turn_of(*noise))
+            sent += 100
+            await drain(quick)
+        lost = spool.stats.samples_lost_total
+        assert lost > 0
+        assert spool.stats.gaps_total == 1
+        assert caplog.text.count("spool.undelivered_deleted") == 1
+        assert reader.backlog().samples == sent - lost
+        while reader.backlog().samples:
+            batch = await reader.next(1000)
+            got += batch.frame.values[::100].tolist()
+            await reader.acknowledge(batch)
+        assert got == [float(i) for i in range(lost, sent, 100)]
+        # Delivered samples are deleted without a word.
+        for _ in range(60):
+            await spool.append(turn_of(*rng.standard_normal(100)))
+            await drain(reader)
+            await drain(quick)
+        assert spool.stats.samples_lost_total == lost
+
+
+async def test_a_damaged_record_is_passed_over(open_spool: Opener) -> None:
+    disk = SimulatedDisk()
+    async with open_spool(disk=disk) as spool:
+        for i in range(3):
+            await spool.append(turn_of(float(i)))
+        segment = spool._store.catalog.segments[Lane.RAW][0]
+        row = spool._store.catalog.contents(segment).index[1]
+    disk.flip_bit(random.Random(1), segment.path, int(row["offset"]) + 104, int(row["end"]) - 8)
+    async with open_spool(disk=disk) as spool:
+        assert await drain(spool.reader("influx", RAW_ONLY)) == [0.0, 2.0]
+        assert spool.stats.samples_lost_total == 1
+
+
+async def test_many_sinks_read_while_the_spool_is_written_and_recycled(open_spool: Opener) -> None:
+    total = 300
+
+    async def sink(reader: SpoolReader, seen: list[float], seed: int) -> None:
+        rng = random.Random(seed)
+        while not seen or seen[-1] < total - 1:
+            batch = await reader.next(rng.choice((1, 7, 500)))
+            if rng.random() < 0.8:
+                seen += batch.frame.values.tolist()
+                await reader.acknowledge(batch)
+            await asyncio.sleep(0)
+
+    async with open_spool(segment_bytes=4096, bytes_max=2**20, commit_period=0.001) as spool:
+        seen: list[list[float]] = [[], [], []]
+        async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
+            for i in range(3):
+                tasks.create_task(sink(spool.reader(f"s{i}", RAW_ONLY), seen[i], i))
+            for i in range(total):
+                future = spool.append(turn_of(float(i)))
+                if i % 3 == 0:
+                    await future
+        assert seen == [[float(i) for i in range(total)]] * 3
+        assert spool.stats.lanes[Lane.RAW].segments > 3
+
+
+async def test_a_sink_gets_tags_of_an_earlier_configuration(open_spool: Opener) -> None:
+    async with open_spool() as spool:
+        await spool.append(turn_of(1.0, aggregate=2.0))
+    table = TagTable()
+    async with open_spool(table=table) as spool:
+        reader = spool.reader("influx", list(Lane))
+        batch = await reader.next(10)
+        assert table[int(batch.frame.tag_ids[0])].name == "pump.t0@10s.mean"
+        assert table[int(batch.frame.tag_ids[0])].lane is Lane.AGGREGATE
+
+
+async def test_only_durable_samples_are_given(open_spool: Opener) -> None:
+    async with open_spool(commit_period=10.0) as spool:
+        reader = spool.reader("influx", RAW_ONLY)
+        spool.append(turn_of(1.0))
+        assert reader.backlog().samples == 0
+        task = asyncio.create_task(reader.next(10))
+        await asyncio.sleep(0.02)
+        assert not task.done()
+        spool._commit_open()
+        async with asyncio.timeout(5):
+            assert len((await task).frame) == 1
+
+
+async def test_damage_everywhere_ends_the_backlog_all_the_same(open_spool: Opener) -> None:
+    disk = SimulatedDisk()
+    async with open_spool(disk=disk) as spool:
+        reader = spool.reader("influx", RAW_ONLY)
+        await _fill(spool, 5)
+        segment = spool._store.catalog.segments[Lane.RAW][0]
+        disk.content(segment.path)[1024:] = bytes(len(disk.content(segment.path)) - 1024)
+        task = asyncio.create_task(reader.next(10))
+        await asyncio.sleep(0.05)
+        assert not task.done()
+        assert reader.backlog().samples == 0
+        assert spool.stats.samples_lost_total == 5
+        task.cancel()
+
+
+async def _fill(spool: Spool, turns: int) -> None:
+    for i in range(turns):
+        await spool.append(turn_of(float(i)))

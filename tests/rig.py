@@ -86,8 +86,9 @@ class Process:
 
     def kill(self) -> None:
         """As a power cut would, as far as a process can tell."""
-        self.process.kill()
-        self.process.wait()
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
 
     def stop(self, timeout_s: float = 15.0) -> float:
         """SIGTERM; how many seconds it took to end."""

@@ -54,6 +54,11 @@ class SourceContext:
 class Session(Protocol):
     """One connection's life."""
 
+    @property
+    def is_proven(self) -> bool:
+        """Whether opening it has shown that the peer works; else its first frame does."""
+        ...
+
     async def read(self) -> Arrival:
         """The next scan or batch; waits for it. Raises SourceLost when the session is over."""
         ...

@@ -39,6 +39,9 @@ async def supervise(
         delivered = False
         try:
             async with source.session() as session:
+                if session.is_proven:
+                    delivered, attempt = True, 0
+                    _connected(source)
                 while True:
                     arrival = await session.read()
                     if not delivered:

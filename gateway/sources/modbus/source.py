@@ -144,6 +144,8 @@ class _Parts:
 
 
 class _Session:
+    is_proven = False  # many devices accept a connection and answer nothing
+
     def __init__(self, source: ModbusSource, connections: AsyncExitStack) -> None:
         self._source = source
         self._clock = source.context.clock

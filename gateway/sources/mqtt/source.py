@@ -285,6 +285,8 @@ class MqttSource:
 class _Session:
     """Messages of one link, as frames."""
 
+    is_proven = True  # the broker has answered CONNECT and SUBSCRIBE
+
     def __init__(self, source: MqttSource, link: _Link) -> None:
         self._source = source
         self._link = link

@@ -51,7 +51,7 @@ __all__ = [
     "segment_path",
 ]
 
-# Ten digits and more last for the age of the universe; eighteen still fit into 64 bits.
+# Ten digits are a segment a second for three centuries; of more, 18 still fit into 64 bits.
 _NAME = re.compile(r"(event|score|aggregate|raw)-([0-9]{10,18})\.seg")
 # Sinks read in order, queries a few neighbours; one segment's index is some hundred kilobytes.
 CONTENTS_KEPT = 4
@@ -164,7 +164,7 @@ class Catalog:
         self.segments: dict[Lane, tuple[Segment, ...]] = dict.fromkeys(Lane, ())
         self._disk = disk
         self._damage = damage
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._kept: OrderedDict[Segment, Contents] = OrderedDict()
 
     def contents(self, segment: Segment) -> Contents:
@@ -202,9 +202,11 @@ class Catalog:
         return rows
 
     def _count(self, segment: Segment, sequence: int, samples: int, error: Exception) -> None:
-        if not segment.is_gone and sequence not in segment.sequences_damaged:
+        with self._lock:
+            if segment.is_gone or sequence in segment.sequences_damaged:
+                return
             segment.sequences_damaged.add(sequence)
-            self._damage.note(segment.path.name, 1, samples, str(error))
+        self._damage.note(segment.path.name, 1, samples, str(error))
 
     def _read(self, segment: Segment, row: np.void, dictionary: Dictionary) -> Rows:
         offset = int(row["offset"])

@@ -23,8 +23,8 @@ class SpoolSettings(Settings):
         default=0.5, gt=0, le=10, description="the most a crash can take"
     )
     commit_bytes: Bytes = Field(
-        default=256 * 1024, description="commit at once when this much waits"
+        default=256 * 1024, ge=4096, description="commit at once when this much waits"
     )
     pending_bytes_max: Bytes = Field(
-        default=16 * MiB, description="waiting for the disk; above it sources are held back"
+        default=16 * MiB, ge=MiB, description="waiting for the disk; above it sources are held back"
     )

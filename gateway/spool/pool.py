@@ -90,6 +90,11 @@ class Pool:
         with contextlib.suppress(OSError):
             self._provide(self.segment_bytes)
 
+    def shrink(self) -> None:
+        """Come down to `bytes_max`, which may have been lowered since the files were written."""
+        while self.bytes_used > self.bytes_max and self._evict(size=0):
+            pass
+
     def _provide(self, size: int) -> None:
         """A spare of exactly `size` bytes."""
         if self._spare_bytes not in (0, size):

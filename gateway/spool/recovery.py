@@ -19,7 +19,7 @@ from gateway.frame import Lane
 from gateway.spool.catalog import Segment, contents_of, missing, parse_name, segment_path
 from gateway.spool.disk import Disk
 from gateway.spool.segment import (
-    RECORDS_START,
+    HEAD_BYTES,
     TIME_MAX,
     SegmentHeader,
     Summary,
@@ -41,7 +41,7 @@ class Found:
     """What a directory holds."""
 
     segments: dict[Lane, tuple[Segment, ...]] = field(default_factory=dict)
-    number_max: int = 0  # of all files, readable or not
+    number_max: int = 0  # of all that may hold records
     useless: list[Path] = field(default_factory=list)  # segments without a record
 
 
@@ -54,7 +54,6 @@ def find_segments(disk: Disk, directory: Path, names: Sequence[str], damage: Dam
         if known is not None:
             lane, number = known
             numbers[lane].append(number)
-            found.number_max = max(found.number_max, number)
     for lane, of_lane in numbers.items():
         segments: list[Segment] = []
         limit = TIME_MAX  # first sequence of the segment behind
@@ -66,11 +65,13 @@ def find_segments(disk: Disk, directory: Path, names: Sequence[str], damage: Dam
                 continue  # deleted or renamed since `names` was taken
             except OSError as error:
                 damage.note(path.name, 1, 0, str(error))
+                found.number_max = max(found.number_max, number)
                 continue
             if segment is None or (segments and not segment.summary.records):
                 found.useless.append(path)
                 continue
             limit = segment.first_sequence
+            found.number_max = max(found.number_max, number)
             segments.append(segment)
         segments.reverse()
         found.segments[lane] = tuple(segments)
@@ -85,7 +86,7 @@ def _examine(
     lane, number = parse_name(path.name) or (Lane.RAW, 0)
     seed = seed_of(lane, number)
     size = disk.size(path)
-    data = disk.read(path, RECORDS_START, 0)
+    data = disk.read(path, HEAD_BYTES, 0)
     header = decode_header(data)
     if header is not None and (header.lane, header.number) != (lane, number):
         header = None  # a copy under another name, or a file's former life

@@ -1,8 +1,11 @@
 """Segment: the bytes of a spool file, and what of them may be believed. Pure, no I/O.
 
-    0      header   64 bytes: which lane, which number, where the lane stood when it began
-    512    summary  88 bytes: what is in it, written when the segment is full (absent before)
-    1024   records, each 8-aligned: header of 104 bytes, payload, zeros up to the next multiple of 8
+    0      header   60 bytes: which lane, which number, where the lane stood when it began
+    512    summary  84 bytes: what is in it, written when the segment is full (absent before)
+    4096   records, each 8-aligned: header of 104 bytes, payload, zeros up to the next multiple of 8
+
+The first block holds nothing that the records do not say as well: writing the summary, long
+after the records, can hurt none of them.
 
 Every checksum starts from a seed made of the lane and the segment's number, which is in the
 file's name and never used twice. So a record from a file's former life, or from another file,
@@ -23,6 +26,7 @@ from gateway.frame import Lane
 __all__ = [
     "FRAMES",
     "HEADER_BYTES",
+    "HEAD_BYTES",
     "RECORDS_START",
     "SUMMARY_START",
     "TAGS",
@@ -47,8 +51,9 @@ VERSION = 1
 FRAMES = 1  # kinds of record
 TAGS = 2
 
-SUMMARY_START = 512  # a sector of its own: tearing it cannot hurt the header
-RECORDS_START = 1024
+SUMMARY_START = 512  # a sector of its own
+HEAD_BYTES = 1024  # of header and summary
+RECORDS_START = 4096  # a block of its own
 
 _RECORD_MAGIC = b"SlgR"
 _CHECKSUM = struct.Struct("<I")
@@ -264,7 +269,27 @@ def scan(data: bytes, seed: int, *, limit: int = TIME_MAX, is_last: bool = False
             sequence_last, samples_last = record.sequence, record.samples_end
         else:
             offset = _next_magic(data, offset + 8)
-    return found[: _finished(found)] if is_last else found
+    if is_last:
+        del found[_finished(found) :]
+    return _in_place(found)
+
+
+def _in_place(found: list[Found]) -> list[Found]:
+    """Without records that the one behind them does not continue: relics of a write that was lost.
+
+    Of two neighbours that do not fit together one is a relic; it is the second, if it does not
+    fit to its own successor either.
+    """
+    kept: list[Found] = []
+    behind: Found | None = None
+    for this in reversed(found):
+        follows = behind is not None and behind.record.sequence == this.record.sequence + 1
+        is_relic = follows and behind is not None and not behind.is_chained
+        if not is_relic:
+            kept.append(this)
+        behind = None if is_relic else this
+    kept.reverse()
+    return kept
 
 
 def _next_magic(data: bytes, offset: int) -> int:

@@ -23,7 +23,7 @@ from gateway.spool.disk import Disk, File
 from gateway.spool.lane import Draft, LaneWriter, Shared
 from gateway.spool.pool import Pool
 from gateway.spool.recovery import find_segments
-from gateway.spool.segment import RECORDS_START, TIME_MAX, TIME_MIN, decode_header
+from gateway.spool.segment import HEAD_BYTES, TIME_MAX, TIME_MIN, decode_header
 from gateway.spool.stats import Damage, SpoolStats
 from gateway.tag import TagTable
 
@@ -130,7 +130,8 @@ class Store:
         self._update_stats()
 
     def tidy(self) -> None:
-        """What can be done while nobody waits: a spare for a segment that is nearly full."""
+        """What can be done while nobody waits: fewer files if there are too many, or a spare."""
+        self.pool.shrink()
         if any(writer.is_nearly_full for writer in self._writers.values()):
             self.pool.prepare()
             self._update_stats()
@@ -241,7 +242,7 @@ class Store:
         """Count what some sink will never get of a segment that is being deleted."""
         lane, summary = segment.lane, segment.summary
         undelivered = 0
-        for name, lanes in self.reading.items():
+        for name, lanes in list(self.reading.items()):  # the event loop may add one
             place = self.cursors[name].place(lane)
             if lane in lanes and place is not None:
                 start = max(place, summary.samples_before)
@@ -299,7 +300,7 @@ class Store:
     def _number_of_spare(self) -> int:
         """The number that the spare bore last; its records would be believed under it."""
         with contextlib.suppress(OSError):
-            header = decode_header(self.disk.read(self.pool.spare_path, RECORDS_START, 0))
+            header = decode_header(self.disk.read(self.pool.spare_path, HEAD_BYTES, 0))
             if header is not None:
                 return header.number
         return 0

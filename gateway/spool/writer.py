@@ -136,6 +136,8 @@ class Writer:
             self._save_cursors()
 
     def _save_cursors(self) -> None:
+        if not self._store.is_open:
+            return  # what is on disk has not been read yet, and must not be overwritten
         try:
             self._store.save_cursors()
         except OSError as error:

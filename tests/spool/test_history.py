@@ -72,19 +72,19 @@ async def test_exact_values_stay_with_their_rows(open_spool: Opener) -> None:
 
 async def test_a_question_reads_only_what_can_hold_an_answer(open_spool: Opener) -> None:
     disk = SimulatedDisk()
-    async with open_spool(disk=disk, segment_bytes=4096) as spool:
+    async with open_spool(disk=disk, segment_bytes=8192) as spool:
         await filled(spool, 100)
         files = spool.stats.lanes[Lane.RAW].segments
         assert files > 3
         disk.bytes_read = 0
         assert len(await spool.history.query(["pump.t3"], 5000, 5100)) == 1
-        assert disk.bytes_read < 2 * 4096
+        assert disk.bytes_read < 2 * 8192
 
 
 async def test_another_process_asks_while_the_gateway_writes(
     open_spool: Opener, tmp_path: Path
 ) -> None:
-    async with open_spool(segment_bytes=4096) as spool:
+    async with open_spool(segment_bytes=8192) as spool:
         history = History.open_readonly(tmp_path / "spool", TagTable())
         for i in range(60):
             await spool.append(scan_at(i * 100))
@@ -106,7 +106,7 @@ def test_files_recycled_under_a_reader_never_give_it_other_values() -> None:
     for seed in range(30):
         rng = random.Random(seed)
         disk = SimulatedDisk()
-        world = World(rng, disk, small_settings(bytes_max=8 * 4096))
+        world = World(rng, disk, small_settings(bytes_max=8 * 8192))
         world.open()
         for _ in range(20):
             world.commit(1)

@@ -19,7 +19,7 @@ SEEDS_LONG = 40  # lives in which every file is written several times over
 def live_and_die(seed: int, *, lives: int = 4, steps: int = 100, commits: int = 12) -> World:
     rng = random.Random(seed)
     disk = SimulatedDisk()
-    world = World(rng, disk, small_settings(bytes_max=rng.choice((6, 8, 200)) * 4096))
+    world = World(rng, disk, small_settings(bytes_max=rng.choice((6, 8, 200)) * 8192))
     if rng.random() < 0.3:
         disk.short_writes = random.Random(seed)
     for _ in range(lives):

@@ -198,7 +198,7 @@ async def test_samples_deleted_before_a_sink_had_them_are_counted_and_passed_ove
     open_spool: Opener, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Store, "tidy", lambda _: None)  # it may delete while the test counts
-    async with open_spool(disk=SimulatedDisk(), bytes_max=8 * 4096, segment_bytes=4096) as spool:
+    async with open_spool(disk=SimulatedDisk(), bytes_max=8 * 8192, segment_bytes=8192) as spool:
         reader = spool.reader("slow", RAW_ONLY)
         quick = spool.reader("quick", RAW_ONLY)
         sent = 0
@@ -253,7 +253,7 @@ async def test_many_sinks_read_while_the_spool_is_written_and_recycled(open_spoo
                 await reader.acknowledge(batch)
             await asyncio.sleep(0)
 
-    async with open_spool(segment_bytes=4096, bytes_max=2**20, commit_period=0.001) as spool:
+    async with open_spool(segment_bytes=8192, bytes_max=2**20, commit_period=0.001) as spool:
         seen: list[list[float]] = [[], [], []]
         async with asyncio.timeout(20), asyncio.TaskGroup() as tasks:
             for i in range(3):
@@ -296,7 +296,7 @@ async def test_damage_everywhere_ends_the_backlog_all_the_same(open_spool: Opene
         reader = spool.reader("influx", RAW_ONLY)
         await _fill(spool, 5)
         segment = spool._store.catalog.segments[Lane.RAW][0]
-        disk.content(segment.path)[1024:] = bytes(len(disk.content(segment.path)) - 1024)
+        disk.content(segment.path)[4096:] = bytes(len(disk.content(segment.path)) - 4096)
         task = asyncio.create_task(reader.next(10))
         await asyncio.sleep(0.05)
         assert not task.done()

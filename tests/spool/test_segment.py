@@ -59,8 +59,8 @@ FRAMES_RECORD = bytes.fromhex(
 )
 
 SUMMARY = bytes.fromhex(
-    "536c674501000000a00500000000000001000000000000002b00000000000000e803000000000000eb030000"
-    "0000000000000000000000000000faed5172861800ca942952728618002f624752728618696a079d"
+    "536c674501000000a01100000000000001000000000000002b00000000000000e803000000000000eb030000"
+    "0000000000000000000000000000faed5172861800ca942952728618002f62475272861841cdf58d"
 )
 
 SEED = seed_of(Lane.RAW, 7)
@@ -68,7 +68,7 @@ START = 1_767_225_600_000_000_000  # 2026-01-01T00:00:00Z
 
 
 def golden_segment() -> bytes:
-    data = bytearray(4096)
+    data = bytearray(8192)
     data[: len(HEADER)] = HEADER
     data[SUMMARY_START : SUMMARY_START + len(SUMMARY)] = SUMMARY
     records = TAGS_RECORD + FRAMES_RECORD
@@ -186,7 +186,7 @@ def chain(
 ONE = len(chain([1]))
 
 
-def segment(records: bytes, size: int = 4096) -> bytearray:
+def segment(records: bytes, size: int = 8192) -> bytearray:
     return bytearray((bytes(RECORDS_START) + records).ljust(size, b"\0"))
 
 
@@ -306,3 +306,12 @@ def test_any_damage_leaves_records_that_were_written_in_their_order() -> None:
             found = [f.record for f in scan(bytes(data), SEED, is_last=is_last)]
             assert set(found) <= records
             assert sorted(found, key=lambda record: record.sequence) == found
+
+
+def test_a_relic_in_the_place_of_a_lost_write_is_found_by_the_chain() -> None:
+    now = segment(chain([1, 1, 1, 1]))
+    old = segment(chain([1, 1, 1, 1], made_ns=3))
+    relic = bytearray(now)
+    relic[at(1) : at(2)] = old[at(1) : at(2)]  # whole, of this segment, of the right sequence
+    for is_last in (False, True):
+        assert sequences(relic, is_last=is_last) == [0, 2, 3]

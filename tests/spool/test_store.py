@@ -22,7 +22,7 @@ from tests.spool.worlds import DIRECTORY, World, new_table, small_settings, valu
 CALLS = ("sync", "write", "create", "rename", "open", "sync_directory", "unlink", "make_directory")
 
 
-def filled(seed: int = 1, commits: int = 60, bytes_max: int = 1000 * 4096) -> World:
+def filled(seed: int = 1, commits: int = 60, bytes_max: int = 1000 * 8192) -> World:
     world = World(random.Random(seed), SimulatedDisk(), small_settings(bytes_max=bytes_max))
     world.open()
     for _ in range(commits):
@@ -44,7 +44,7 @@ def test_failing_calls_lose_and_repeat_nothing(code: int) -> None:
     for seed in range(50):
         rng = random.Random(seed)
         disk = SimulatedDisk()
-        world = World(rng, disk, small_settings(bytes_max=rng.choice((8, 200)) * 4096))
+        world = World(rng, disk, small_settings(bytes_max=rng.choice((8, 200)) * 8192))
         world.open()
         rate = rng.choice((0.02, 0.1, 0.4))
         for _ in range(25):
@@ -91,7 +91,7 @@ def test_a_disk_that_fails_for_long_is_not_filled_with_empty_files() -> None:
 
 def test_a_full_disk_costs_the_oldest_raw_samples_not_the_newest() -> None:
     world = World(random.Random(2), SimulatedDisk(size=12 * 2**20), small_settings(bytes_max=2**30))
-    world.disk.size_total = 8 * 2**20 + 30 * 4096  # above the reserve
+    world.disk.size_total = 8 * 2**20 + 15 * 8192  # above the reserve
     world.open()
     for _ in range(150):
         world.commit(1)
@@ -105,13 +105,13 @@ def test_a_full_disk_costs_the_oldest_raw_samples_not_the_newest() -> None:
 
 
 def test_files_stay_within_their_bound_and_raw_goes_first() -> None:
-    world = World(random.Random(3), SimulatedDisk(), small_settings(bytes_max=24 * 4096))
+    world = World(random.Random(3), SimulatedDisk(), small_settings(bytes_max=24 * 8192))
     world.open()
     for _ in range(300):
         world.commit(1)
         world.store.tidy()
-        assert world.disk.bytes_used <= 24 * 4096
-        assert world.store.stats.bytes_used <= 24 * 4096
+        assert world.disk.bytes_used <= 24 * 8192
+        assert world.store.stats.bytes_used <= 24 * 8192
     world.check()
     begins = [world.store.samples_begin(lane) for lane in Lane]
     ends = [world.store.samples_end(lane) for lane in Lane]
@@ -241,14 +241,14 @@ def test_a_lost_end_of_the_raw_lane_gives_no_sequence_away_twice() -> None:
 
 
 def test_opening_reads_a_kilobyte_of_each_full_segment() -> None:
-    world = filled(commits=200)
+    world = filled(commits=300)
     world.store.close()
     files = len(world.disk.paths())
     assert files > 40
     world.disk.bytes_read = 0
     world.open()
     whole_files = 5  # the last of each lane, twice where its newest turn is looked up
-    assert world.disk.bytes_read <= files * RECORDS_START + whole_files * 4096
+    assert world.disk.bytes_read <= files * 1024 + whole_files * 8192
 
 
 def test_a_second_process_is_refused_and_the_first_one_is_not_disturbed() -> None:
@@ -313,3 +313,15 @@ def test_a_rotten_segment_is_one_line_in_the_log(caplog: pytest.LogCaptureFixtur
         values_of(store, Lane.RAW)
     assert store.stats.records_damaged_total > 2
     assert caplog.text.count("spool.damaged") <= 2
+
+
+def test_a_bound_that_was_lowered_is_kept_to_without_waiting_for_new_samples() -> None:
+    world = filled()
+    world.store.close()
+    world.settings = small_settings(bytes_max=10 * 8192)
+    store = world.open()
+    assert store.stats.bytes_used > 10 * 8192
+    store.tidy()
+    assert store.stats.bytes_used <= 10 * 8192
+    assert world.disk.bytes_used <= 10 * 8192
+    world.check()

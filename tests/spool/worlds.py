@@ -29,7 +29,7 @@ DIRECTORY = Path("/spool")
 def small_settings(**changes: object) -> SpoolSettings:
     """Bounds that shrink under test: segments of 4 KiB, 16 of them or more."""
     return SpoolSettings.model_construct(
-        **({"bytes_max": 40 * 4096, "segment_bytes": 4096, "commit_period": 0.01} | changes)
+        **({"bytes_max": 40 * 8192, "segment_bytes": 8192, "commit_period": 0.01} | changes)
     )
 
 

@@ -135,25 +135,26 @@ function makeCard(asset) {
   const output = make("output");
   score.append(track, output);
   node.append(head, score);
-  const card = { node, pill, score, fill, output, rows: [] };
-  const addRows = (places) => places.forEach((place) => {
-    const row = makeRow(place);
-    card.rows.push(row);
-    node.append(row.node);
+  const more = make("button");
+  more.type = "button";
+  const card = { node, pill, score, fill, output, more, rows: [], folded: asset.places };
+  node.append(more);
+  unfold(card, asset.places.slice(0, ROWS_MAX));
+  more.addEventListener("click", () => {
+    unfold(card, card.folded);
+    updateCard(asset);
   });
-  addRows(asset.places.slice(0, ROWS_MAX));
-  const rest = asset.places.slice(ROWS_MAX);
-  if (rest.length) {
-    const button = make("button", "", `${grouped.format(rest.length)} more`);
-    button.type = "button";
-    button.addEventListener("click", () => {
-      button.remove();
-      addRows(rest);
-      updateCard(asset);
-    });
-    node.append(button);
-  }
   return card;
+}
+
+// Show further rows of a card, last or first.
+function unfold(card, places, before = card.more) {
+  const shown = places.map(makeRow);
+  card.rows.push(...shown);
+  for (const row of shown) card.node.insertBefore(row.node, before);
+  card.folded = card.folded.filter((place) => !places.includes(place));
+  card.more.hidden = !card.folded.length;
+  put(card.more, `${grouped.format(card.folded.length)} more`);
 }
 
 function updateCard(asset) {
@@ -169,6 +170,9 @@ function updateCard(asset) {
   put(card.pill, word);
   mark(card.node, "state", state);
   const fields = model.suspects.get(asset.name);
+  // What made the alarm is not left among the rows that are folded away.
+  const hidden = card.folded.filter((place) => fields?.has(model.whole.tags[place].field));
+  if (hidden.length) unfold(card, hidden, card.rows[0].node);
   for (const row of card.rows) updateRow(row, fields?.has(model.whole.tags[row.place].field));
 }
 

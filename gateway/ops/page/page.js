@@ -193,7 +193,9 @@ let eventsBefore = "";
 function showEvents(tick) {
   const list = byId("events");
   const lasting = (event) => duration(Math.round(((event.open ? tick.t_ms : event.end_ms) - event.start_ms) / 1000));
-  const key = JSON.stringify([tick.events, tick.events.map(lasting)]);
+  // An open event is recorded anew once a minute at most; the score may be ahead of it.
+  const peak = (event) => Math.max(event.peak, event.open ? model.scores.get(event.asset)?.score ?? 0 : 0);
+  const key = JSON.stringify([tick.events, tick.events.map(lasting), tick.events.map(peak)]);
   if (key === eventsBefore) return;
   eventsBefore = key;
   if (!tick.events.length) return list.replaceChildren(make("li", "none", "No anomaly so far."));
@@ -206,7 +208,7 @@ function showEvents(tick) {
     const top = event.top.replaceAll("_", " ").split(",").filter(Boolean).join(", ");
     node.append(
       asset,
-      make("span", "peak", `peak ${event.peak.toFixed(2)}`),
+      make("span", "peak", `peak ${peak(event).toFixed(2)}`),
       make("span", "top", top || event.model),
       make("span", "when", `${when(event.start_ms, tick.t_ms)}, ${event.open ? "for " : ""}${lasting(event)}`),
     );

@@ -36,7 +36,7 @@ from simulators.line import LineSettings, run_line
 from tests.rig import SLUICEGATE, Process, free_port
 from tests.servers import Victoria
 
-__all__ = ["Soak", "SoakSettings", "soak"]
+__all__ = ["Soak", "SoakSettings", "metrics", "report", "soak"]
 
 WINDOW_MS = 10_000
 DRAIN_S = 90.0
@@ -158,7 +158,7 @@ async def _drained(port: int, result: Soak) -> None:
     before = -1.0
     while time.monotonic() - quiet_since < QUIET_S:
         await asyncio.sleep(0.5)
-        now = await asyncio.to_thread(_metrics, port)
+        now = await asyncio.to_thread(metrics, port)
         read = now['sluicegate_source_scans_total{source="greenhouse"}']
         lag = now['sluicegate_sink_lag_samples{sink="vm"}']
         if lag or read != before:
@@ -169,7 +169,8 @@ async def _drained(port: int, result: Soak) -> None:
             return
 
 
-def _metrics(port: int) -> dict[str, float]:
+def metrics(port: int) -> dict[str, float]:
+    """What a gateway says of itself on its page's port."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
         lines = answer.read().decode().splitlines()
     pairs = (line.rsplit(" ", 1) for line in lines if line and not line.startswith("#"))

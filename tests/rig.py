@@ -62,6 +62,7 @@ class Process:
         self.start()
 
     def start(self) -> None:
+        self._said_before = self.log.stat().st_size if self.log.exists() else 0
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 self.command, cwd=ROOT, stdout=log, stderr=log, env=self._environment
@@ -79,7 +80,8 @@ class Process:
 
         def found() -> str:
             assert self.process.poll() is None, f"{self.name} ended:\n{self.output()[-4000:]}"
-            return next((line for line in self.output().splitlines() if text in line), "")
+            said = self.output()[self._said_before :]  # since the last start
+            return next((line for line in said.splitlines() if text in line), "")
 
         line: str = wait_until(found, timeout_s)
         return line

@@ -105,9 +105,10 @@ class Status:
         """What the watchdog wants to see moving: turns, and commits while any is owed."""
         gateway = self._gateway
         turns = gateway.turns.stats.turns_total
-        # A turn is owed several times a second, whatever the plant does - unless the disk is
-        # known not to answer, where starting anew would mend nothing.
-        held = gateway.spool.stats.state != "ok" or not gateway.spool.has_room
-        yield Progress("turns", turns, turns if held else turns + 1)
-        commits = gateway.spool.stats.commits_total
-        yield Progress("commits", commits, commits + (gateway.spool.stats.pending_bytes > 0))
+        stats = gateway.spool.stats
+        # A disk that is known to refuse is not mended by starting anew: nothing is owed then.
+        works = stats.state == "ok"
+        # A turn is owed several times a second, whatever the plant does.
+        yield Progress("turns", turns, turns + (works and gateway.spool.has_room))
+        commits = stats.commits_total
+        yield Progress("commits", commits, commits + (works and stats.pending_bytes > 0))

@@ -32,6 +32,7 @@ class SourceStats:
     scans_total: int = 0  # scans or message batches that gave a frame
     scans_failed_total: int = 0  # scans in which at least one request got no good answer
     scan_overruns_total: int = 0  # scans skipped because the one before, or the pipeline, was late
+    messages_total: int = 0  # MQTT messages taken
     samples_total: int = 0
     samples_dropped_total: int = 0  # QoS 0 messages that found the pipeline full
     scan_ms_last: float = 0.0

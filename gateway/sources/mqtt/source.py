@@ -312,6 +312,7 @@ class _Session:
                     taken.append((message.packet_id, entry))
                 source.take(message, arrival_ns, rows)
             source.stats.scans_total += 1
+            source.stats.messages_total += len(messages)
             source.stats.samples_total += len(rows.ids)
             if rows.ids:
                 on_durable = partial(_acknowledge, source, taken) if taken else None

@@ -143,10 +143,11 @@ class LineEncoder:
         self, frame: Frame, rows: RowArray, pieces: Pieces, refused: dict[int, str]
     ) -> None:
         """Strings and integers beyond 2**53, one by one: there are few."""
-        places = {int(row): place for place, row in enumerate(rows)}
+        places = np.full(len(frame), -1)
+        places[rows] = np.arange(len(rows))
         for row, value in frame.exact.items():
-            place = places.get(row)
-            if place is None or frame.quality[row] >= Quality.BAD:
+            place = int(places[row])
+            if place < 0 or frame.quality[row] >= Quality.BAD:
                 continue
             tag_id = int(frame.tag_ids[row])
             kind = self._kinds[tag_id]

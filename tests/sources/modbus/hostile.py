@@ -1,90 +1,92 @@
-"""A Modbus TCP server that misbehaves on demand; right answers hold each register's own address."""
+"""A Modbus TCP server that does what a script says, right or wrong; raw bytes, no library.
+
+Its registers say where they are from - holding register `a` of unit `u` holds `truth(u, a)` - so
+that a value that came from another address, or from another unit, shows.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeAlias
+
+__all__ = ["Asked", "Hostile", "Script", "exception_to", "hostile", "right_to", "truth"]
 
 
-class Asked(NamedTuple):
-    transaction_id: int
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One request as it came in."""
+
+    tid: int
     unit_id: int
     function: int
     address: int
     quantity: int
 
 
-Answer: TypeAlias = Callable[[Asked, asyncio.StreamWriter], Awaitable[None]]
+# Gives the bytes to send, or None for silence; may also do worse to the writer itself.
+Script = Callable[[Asked, asyncio.StreamWriter], Awaitable[bytes | None]]
 
 
-def frame(asked: Asked, pdu: bytes, transaction_id: int | None = None) -> bytes:
-    number = asked.transaction_id if transaction_id is None else transaction_id
-    return (
-        number.to_bytes(2, "big")
-        + b"\0\0"
-        + (len(pdu) + 1).to_bytes(2, "big")
-        + bytes([asked.unit_id])
-        + pdu
+def truth(unit_id: int, address: int) -> int:
+    return (unit_id * 9973 + address * 7 + 1) % 65536
+
+
+def right_to(asked: Asked) -> bytes:
+    block = b"".join(
+        truth(asked.unit_id, asked.address + i).to_bytes(2, "big") for i in range(asked.quantity)
     )
+    head = (asked.tid, 0, 3 + len(block), asked.unit_id, asked.function, len(block))
+    return struct.pack(">HHHBBB", *head) + block
 
 
-def right(asked: Asked, shift: int = 0) -> bytes:
-    words = range(asked.address + shift, asked.address + shift + asked.quantity)
-    block = b"".join((word & 0xFFFF).to_bytes(2, "big") for word in words)
-    return frame(asked, bytes([asked.function, len(block)]) + block)
+def exception_to(asked: Asked, code: int) -> bytes:
+    return struct.pack(">HHHBBB", asked.tid, 0, 3, asked.unit_id, asked.function | 0x80, code)
 
 
-async def well(asked: Asked, writer: asyncio.StreamWriter) -> None:
-    writer.write(right(asked))
+async def _right(asked: Asked, _: asyncio.StreamWriter) -> bytes:
+    return right_to(asked)
 
 
-def refuse(code: int) -> Answer:
-    async def refusing(asked: Asked, writer: asyncio.StreamWriter) -> None:
-        writer.write(frame(asked, bytes([asked.function | 0x80, code])))
-
-    return refusing
-
-
-@dataclass
+@dataclass(slots=True)
 class Hostile:
-    """`answers` are used up one a request; then `usual` answers."""
+    """The server; `script` may be replaced at any time."""
 
+    script: Script
     port: int = 0
-    usual: Answer = well
-    answers: list[Answer] = field(default_factory=list)
-    asked: list[Asked] = field(default_factory=list)
     connections: int = 0
+    asked: list[Asked] = field(default_factory=list)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
-        try:
+        with suppress(asyncio.IncompleteReadError, ConnectionError):
             while True:
-                data = await reader.readexactly(12)
-                asked = Asked(
-                    int.from_bytes(data[:2], "big"),
-                    data[6],
-                    data[7],
-                    int.from_bytes(data[8:10], "big"),
-                    int.from_bytes(data[10:12], "big"),
-                )
+                tid, _, _, *rest = struct.unpack(">HHHBBHH", await reader.readexactly(12))
+                asked = Asked(tid, *rest)
                 self.asked.append(asked)
-                answer = self.answers.pop(0) if self.answers else self.usual
-                await answer(asked, writer)
-        except (asyncio.IncompleteReadError, ConnectionError):
-            pass
-        finally:
-            writer.close()
+                answer = await self.script(asked, writer)
+                if answer is not None:
+                    writer.write(answer)
+        writer.close()
+
+    @staticmethod
+    def reset(writer: asyncio.StreamWriter) -> None:
+        """Close with RST, after what was written has gone out."""
+        linger = struct.pack("ii", 1, 0)
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        writer.transport.abort()
 
 
 @asynccontextmanager
-async def hostile() -> AsyncIterator[Hostile]:
-    device = Hostile()
-    server = await asyncio.start_server(device.serve, "127.0.0.1", 0)
-    device.port = server.sockets[0].getsockname()[1]
+async def hostile(script: Script = _right) -> AsyncIterator[Hostile]:
+    """The server on a port of its own."""
+    peer = Hostile(script)
+    server = await asyncio.start_server(peer.serve, "127.0.0.1", 0)
+    peer.port = server.sockets[0].getsockname()[1]
     try:
-        yield device
+        yield peer
     finally:
         server.close()

@@ -69,14 +69,27 @@ class ScanPlan:
         ]
 
 
-def plan(rows: Sequence[RegisterRow], settings: ModbusSettings) -> tuple[ScanPlan, ...]:
-    """The requests of each scan class that has tags, the fastest class first."""
+def plan(
+    rows: Sequence[RegisterRow],
+    settings: ModbusSettings,
+    refused: Sequence[RegisterRow] = (),
+) -> tuple[ScanPlan, ...]:
+    """The requests of each scan class that has tags, the fastest class first.
+
+    What the device `refused` is not read over either.
+    """
+    holes = {
+        (row.unit_id, _FUNCTIONS[row.table], row.address + i)
+        for row in refused
+        for i in range(width_of(row))
+    }
     groups: defaultdict[tuple[str, int, int], list[int]] = defaultdict(list)
     for index, row in enumerate(rows):
         groups[row.scan_class, row.unit_id, _FUNCTIONS[row.table]].append(index)
     by_class: defaultdict[str, list[Block]] = defaultdict(list)
     for (scan_class, unit_id, function), indexes in sorted(groups.items()):
-        by_class[scan_class] += _blocks(rows, indexes, unit_id, function, settings)
+        avoid = {address for u, f, address in holes if (u, f) == (unit_id, function)}
+        by_class[scan_class] += _blocks(rows, indexes, unit_id, function, settings, avoid)
     periods = settings.scan_classes
     return tuple(
         ScanPlan(name, periods[name], tuple(by_class[name]))
@@ -90,6 +103,7 @@ def _blocks(
     unit_id: int,
     function: int,
     settings: ModbusSettings,
+    avoid: set[int],
 ) -> list[Block]:
     # Greedy from the lowest address is minimal: a block that could be longer never gains by
     # being shorter, since what follows would have to be read all the same.
@@ -100,6 +114,7 @@ def _blocks(
     for index in sorted(indexes, key=lambda i: (rows[i].address, -width_of(rows[i]))):
         start, stop = rows[index].address, rows[index].address + width_of(rows[index])
         fits = start - end <= settings.gap_max and max(stop, end) - first <= count_max
+        fits = fits and avoid.isdisjoint(range(end, start))
         if chosen and not fits:
             blocks.append(Block(Request(unit_id, function, first, end - first), tuple(chosen)))
             chosen = []

@@ -93,7 +93,12 @@ class _Reader:
             self._file_problem("the file is empty", f"Its first row names the columns: {columns}")
             return
         delimiter = ";" if lines[head].count(";") > lines[head].count(",") else ","
-        header = [name.strip() for name in next(csv.reader([lines[head]], delimiter=delimiter))]
+        try:
+            cells = next(csv.reader([lines[head]], delimiter=delimiter))
+        except csv.Error as error:
+            self._problem(head + 1, "", f"the header is no CSV: {error}", "Mend the first row.")
+            return
+        header = [name.strip() for name in cells]
         if not self._check_header(header, head + 1):
             return
         rows = csv.reader(lines[head + 1 :], delimiter=delimiter, strict=False)
@@ -115,8 +120,10 @@ class _Reader:
                 close = get_close_matches(name, known, 1)
                 mend = f'Did you mean "{close[0]}"?' if close else f"There are {', '.join(known)}."
                 self._problem(number, "", f'the column "{_short(name)}" is unknown', mend)
-            elif name and header.count(name) > 1 and header.index(name) >= 0:
-                self._problem(number, name, f'the column "{name}" is there twice', "Remove one.")
+        for name in sorted({name for name in header if name and header.count(name) > 1}):
+            self._problem(
+                number, name, f'the column "{_short(name)}" is there twice', "Remove one."
+            )
         for name in _REQUIRED:
             if name not in header:
                 self._problem(number, "", f'the column "{name}" is missing', "Add it.")
@@ -137,7 +144,8 @@ class _Reader:
             if name and cell.strip()
         }
         before = len(self.problems)
-        self._resolve_reference(number, given)
+        if not self._resolve_reference(number, given):
+            return
         data = self._converted(number, given)
         if len(self.problems) > before:
             return
@@ -158,11 +166,14 @@ class _Reader:
             self.rows.append(row)
             self.numbers.append(number)
 
-    def _resolve_reference(self, number: int, given: dict[str, str]) -> None:
-        """A 40001-style reference instead of table and address (Application Protocol, 4.4)."""
+    def _resolve_reference(self, number: int, given: dict[str, str]) -> bool:
+        """A 40001-style reference instead of table and address (Application Protocol, 4.4).
+
+        False where there is one that is wrong; that has been said.
+        """
         reference = given.pop("reference", "")
         if not reference:
-            return
+            return True
         if "address" in given or "table" in given:
             self._problem(
                 number,
@@ -170,7 +181,7 @@ class _Reader:
                 f"reference {_short(reference)} stands beside address or table",
                 "Keep one of the two.",
             )
-            return
+            return False
         table = _TABLES.get(reference[0])
         offset = int(reference[1:]) - 1 if reference[1:].isdecimal() else -1
         if len(reference) not in (5, 6) or table is None or not 0 <= offset <= 65535:
@@ -180,8 +191,9 @@ class _Reader:
                 f"reference {_short(reference)!r} is not one",
                 "Write it as in the manual, such as 40001 or 400001.",
             )
-            return
+            return False
         given["table"], given["address"] = table.value, str(offset)
+        return True
 
     def _converted(self, number: int, given: Mapping[str, str]) -> dict[str, object]:
         data: dict[str, object] = dict(given)
@@ -225,6 +237,9 @@ class _Reader:
             data[name] = float(value)
         except ValueError:
             data[name] = float("nan")
+        if name == "deadband" and float(str(data[name])) < 0:
+            found = f"deadband {_short(value)} is negative"
+            self._problem(number, name, found, "Write 0 or more; 0 reports every sample.")
         if not abs(float(str(data[name]))) < float("inf"):
             mend = "Write a number such as 0.1."
             if "," in value:
@@ -255,10 +270,6 @@ class _Reader:
             self._problem(number, "address", found, "Correct the address.")
         if row.scale == 0:
             self._problem(number, "scale", "scale 0 makes every value 0", "Leave it empty for 1.")
-        if row.deadband < 0:
-            self._problem(
-                number, "deadband", f"deadband {row.deadband:g} is negative", "Write 0 or more."
-            )
         if row.low is not None and row.high is not None and row.low > row.high:
             found = f"low {row.low:g} is above high {row.high:g}"
             self._problem(number, "low", found, "Exchange them.")

@@ -159,7 +159,8 @@ class _Session:
         active = [i for i in range(len(source.rows)) if source.parked.get(i, 0.0) <= now_s]
         for i in active:
             source.parked.pop(i, None)
-        plans = plan([source.rows[i] for i in active], source.settings)
+        parked = [source.rows[i] for i in source.parked]
+        plans = plan([source.rows[i] for i in active], source.settings, parked)
         scans = [_reindexed(each, active) for each in plans]
         return [
             _Slot(scan, [_Reader(block, source) for block in scan.blocks], now_s) for scan in scans

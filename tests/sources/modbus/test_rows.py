@@ -1,10 +1,8 @@
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
-from _pytest.mark import ParameterSet
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -119,18 +117,7 @@ WRONG_CELLS = {
 }
 
 
-def with_defects(names: Iterable[str], defects: dict[str, str]) -> list[ParameterSet]:
-    """Parameters of which some show a defect that is known."""
-    marks = {
-        name: [pytest.mark.xfail(reason=reason, strict=True)] for name, reason in defects.items()
-    }
-    return [pytest.param(name, marks=marks.get(name, [])) for name in names]
-
-
-DEADBAND = "says only 'Correct it.': settings refuse it before rows can say what would be right"
-
-
-@pytest.mark.parametrize("name", with_defects(WRONG_CELLS, {"deadband below 0": DEADBAND}))
+@pytest.mark.parametrize("name", WRONG_CELLS)
 def test_a_wrong_cell_is_told_with_its_row_its_column_and_what_to_do(
     tmp_path: Path, name: str
 ) -> None:
@@ -143,7 +130,6 @@ def test_a_wrong_cell_is_told_with_its_row_its_column_and_what_to_do(
     assert register_map.numbers == (2,)  # the row that is right is there all the same
 
 
-@pytest.mark.xfail(reason="the address is then told as missing too", strict=True)
 @pytest.mark.parametrize("reference", ["4001", "50001", "4x001", "40000", "465537", "4"])
 def test_a_reference_that_is_none_is_one_problem(tmp_path: Path, reference: str) -> None:
     register_map = loaded(tmp_path, f"asset,tag,reference\npump-1,flow,{reference}\n")
@@ -186,13 +172,7 @@ WRONG_FILES = {
 }
 
 
-FILE_DEFECTS = {
-    "column twice": "told once for each of the two",
-    "endless header": "csv.Error leaves load_register_map",
-}
-
-
-@pytest.mark.parametrize("name", with_defects(WRONG_FILES, FILE_DEFECTS))
+@pytest.mark.parametrize("name", WRONG_FILES)
 def test_a_wrong_file_is_told_once_with_what_to_do(tmp_path: Path, name: str) -> None:
     content, place, found, mend = WRONG_FILES[name]
     register_map = loaded(tmp_path, content)

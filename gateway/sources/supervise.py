@@ -34,26 +34,27 @@ async def supervise(
     source: Source, put: Callable[[Arrival], Awaitable[None]], clock: Clock
 ) -> None:
     """Run a source until cancelled; whatever it raises costs itself alone."""
-    attempt = 0
+    attempt, is_news = 0, True
     while True:
         delivered = False
         try:
             async with source.session() as session:
                 if session.is_proven:
-                    delivered, attempt = True, 0
+                    delivered, attempt, is_news = True, 0, True
                     _connected(source)
                 while True:
                     arrival = await session.read()
                     if not delivered:
-                        delivered, attempt = True, 0
+                        delivered, attempt, is_news = True, 0, True
                         _connected(source)
                     await put(arrival)
         except SourceError as error:
-            _lost(source, error)
+            _lost(source, error, is_news=is_news)
         except Exception as error:  # a defect in one source must not stop the others
             source.stats.errors_total["defect"] += 1
             log.exception("source.defect source=%s", source.name)
-            _lost(source, SourceLost(f"{type(error).__name__}: {error}"))
+            _lost(source, SourceLost(f"{type(error).__name__}: {error}"), is_news=is_news)
+        is_news = False
         await put(Arrival(_all_bad(source, clock)))
         limit_s = min(RETRY_MAX_S, RETRY_FIRST_S * 2**attempt)
         attempt = min(attempt + 1, 10)
@@ -68,12 +69,11 @@ def _connected(source: Source) -> None:
         log.info("source.connected source=%s tags=%d", source.name, len(source.tag_ids))
 
 
-def _lost(source: Source, error: SourceError) -> None:
+def _lost(source: Source, error: SourceError, *, is_news: bool) -> None:
     stats = source.stats
-    was_new = stats.connected or not stats.error_last
     stats.connected, stats.error_last = False, str(error)
     stats.errors_total["lost"] += 1
-    if was_new:
+    if is_news:
         log.warning("source.lost source=%s error=%s", source.name, error)
 
 

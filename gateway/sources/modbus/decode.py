@@ -98,7 +98,8 @@ class BlockDecoder:
             numbers: npt.NDArray[Any] = data[group.gather].view(group.dtype)[:, 0]
             if group.data_type is DataType.BOOL:
                 numbers = numbers != 0
-            values[group.places] = numbers
+            with np.errstate(invalid="ignore"):  # a signalling NaN is a NaN like any other
+                values[group.places] = numbers
             if group.may_be_exact:
                 for i in np.flatnonzero(np.abs(values[group.places]) >= _FLOAT_EXACT_MAX).tolist():
                     exact[int(group.places[i])] = int(numbers[i])

@@ -64,6 +64,9 @@ def load_register_map(path: Path, scan_classes: Mapping[str, float]) -> Register
 class _Reader:
     def __init__(self, path: Path, scan_classes: Mapping[str, float]) -> None:
         self._path = path
+        self._shown = "".join(
+            c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(path)
+        )
         self._scan_classes = scan_classes
         self._homes: dict[str, int] = {}  # tag name -> row
         self.rows: list[RegisterRow] = []
@@ -276,10 +279,10 @@ class _Reader:
 
     def _problem(self, number: int, column: str, found: str, mend: str) -> None:
         place = f"row {number}" + (f", column {column}" if column else "")
-        self.problems.append(Problem(file=str(self._path), place=place, found=found, mend=mend))
+        self.problems.append(Problem(file=self._shown, place=place, found=found, mend=mend))
 
     def _file_problem(self, found: str, mend: str) -> None:
-        problem = Problem(file=str(self._path), place="the file", found=found, mend=mend)
+        problem = Problem(file=self._shown, place="the file", found=found, mend=mend)
         self.problems.append(problem)
 
 

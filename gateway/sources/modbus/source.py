@@ -167,6 +167,8 @@ class _Session:
         ]
 
     async def reconnect(self) -> None:
+        """A new connection in the place of the one before, which dies with all it may still say."""
+        await self._connections.aclose()
         settings = self._source.settings
         opening = connect(settings.host, settings.port, settings.connect_timeout)
         self._connection = await self._connections.enter_async_context(opening)
@@ -175,7 +177,7 @@ class _Session:
         """The next scan that is due."""
         stats = self._source.stats
         while True:
-            slot = min(self._slots, key=lambda each: each.due_s)
+            slot = await self._next_slot()
             wait_s = slot.due_s - self._clock.monotonic_s()
             if wait_s > 0:
                 await asyncio.sleep(wait_s)
@@ -198,6 +200,15 @@ class _Session:
         frame = parts.frame()
         stats.samples_total += len(frame)
         return Arrival(frame)
+
+    async def _next_slot(self) -> _Slot:
+        """The scan class that is due first."""
+        while not self._slots:
+            # Every tag is refused: there is nothing to read until one may be asked for again.
+            again_s = min(self._source.parked.values()) - self._clock.monotonic_s()
+            await asyncio.sleep(max(again_s, 0.0))
+            self._replan()
+        return min(self._slots, key=lambda each: each.due_s)
 
     async def _scan(self, readers: Sequence[_Reader], parts: _Parts) -> None:
         source, now_s = self._source, self._clock.monotonic_s()

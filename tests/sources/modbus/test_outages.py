@@ -113,10 +113,6 @@ async def test_an_outage_marks_all_tags_bad_and_its_end_brings_their_values_back
     assert events == ["source.connected", "source.lost", "source.connected"]
 
 
-@pytest.mark.xfail(
-    reason="the source sets error_last before supervision asks whether the loss is news",
-    strict=True,
-)
 async def test_a_device_that_accepts_and_never_answers_is_logged_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -128,9 +124,6 @@ async def test_a_device_that_accepts_and_never_answers_is_logged_once(
     assert events == ["source.lost"]
 
 
-@pytest.mark.xfail(
-    reason="with no scan class left, min() of nothing is a defect at every attempt", strict=True
-)
 async def test_a_map_of_refused_addresses_alone_is_no_defect(tmp_path: Path) -> None:
     async def refuse(asked: Asked, _: asyncio.StreamWriter) -> bytes:
         return exception_to(asked, 2)
@@ -144,9 +137,6 @@ async def test_a_map_of_refused_addresses_alone_is_no_defect(tmp_path: Path) -> 
     assert len(peer.asked) <= 2
 
 
-@pytest.mark.xfail(
-    reason="every reconnection of a session adds to its stack until the session ends", strict=True
-)
 async def test_a_session_keeps_nothing_of_the_connections_it_replaced(tmp_path: Path) -> None:
     async def resetting(asked: Asked, writer: asyncio.StreamWriter) -> bytes | None:
         if len(peer.asked) % 2:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from itertools import combinations
+from itertools import combinations, pairwise
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -85,6 +85,6 @@ def fewest(rows: list[RegisterRow], registers_max: int, gap_max: int) -> int:
     for cuts in range(len(ordered)):
         for places in combinations(range(1, len(ordered)), cuts):
             edges = [0, *places, len(ordered)]
-            if all(allowed(ordered[a:b]) for a, b in zip(edges, edges[1:], strict=False)):
+            if all(allowed(ordered[a:b]) for a, b in pairwise(edges)):
                 return cuts + 1
     raise AssertionError("a tag does not fit")

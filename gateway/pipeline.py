@@ -81,6 +81,7 @@ class Gateway:
         )
         self.sinks: list[Sink] = [build_sink(entry, self.table) for entry in settings.sinks]
         self.spool: Spool
+        self._events_told: set[tuple[str, str, int, bool]] = set()
         self._acknowledge: dict[asyncio.Future[int], list[Callable[[], None]]] = {}
 
     @asynccontextmanager
@@ -155,6 +156,8 @@ class Gateway:
         turn = self.turns.turn(arrivals, self.clock.utc_ns())
         durable = self.spool.append(turn)
         self.turns.stats.turn_ms_last = (self.clock.monotonic_s() - began_s) * 1000
+        if Lane.EVENT in turn.frames:
+            self._tell_events()
         waiting = [a.on_durable for a in arrivals if a.on_durable is not None]
         if waiting:
             known = self._acknowledge.setdefault(durable, [])
@@ -162,6 +165,24 @@ class Gateway:
                 durable.add_done_callback(self._on_durable)
             known += waiting
         return durable
+
+    def _tell_events(self) -> None:
+        """Log each event once when it opens and once when it closes."""
+        assert self.engine is not None
+        recent = {
+            (event.model, event.asset, event.start_ns, event.is_open): event
+            for event in self.engine.recent_events
+        }
+        for key, event in recent.items():
+            if key in self._events_told:
+                continue
+            level, what = (logging.WARNING, "opened") if event.is_open else (logging.INFO, "closed")
+            log.log(
+                level,
+                "anomaly.%s asset=%s model=%s peak=%.2f because_of=%s",
+                *(what, event.asset, event.model, event.peak, event.top),
+            )
+        self._events_told = set(recent)
 
     def _on_durable(self, durable: asyncio.Future[int]) -> None:
         waiting = self._acknowledge.pop(durable)

@@ -45,12 +45,12 @@ PORTS_TRIED = 20
 
 def main() -> int:
     """Run the demo until SIGINT or SIGTERM; the exit status."""
+    shutil.rmtree(FOLDER, ignore_errors=True)
+    FOLDER.mkdir()
     return asyncio.run(_demo())
 
 
 async def _demo() -> int:
-    shutil.rmtree(FOLDER, ignore_errors=True)
-    FOLDER.mkdir()
     async with AsyncExitStack() as stack:
         stopped = stack.enter_context(stop_on_signals())
         broker = await stack.enter_async_context(open_broker())

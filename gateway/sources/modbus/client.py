@@ -124,9 +124,9 @@ async def connect(host: str, port: int, timeout_s: float) -> AsyncIterator[Conne
             f"{host}:{port} does not answer within {timeout_s:g} s",
             hint="check the address, the cable and the firewall",
         ) from error
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         raise SourceUnavailable(
-            f"cannot connect to {host}:{port}: {error.strerror or error}",
+            f"cannot connect to {host}:{port}: {getattr(error, 'strerror', None) or error}",
             hint="check that the device is on and its Modbus TCP server enabled",
         ) from error
     try:

@@ -64,7 +64,10 @@ PING_ANSWER_S = 5.0
 KEEPALIVE_MAX_S = 10.0
 # Another client with our id throws us out, and we it: slowly, so that an operator can read why.
 TAKEN_OVER_PAUSE_S = 5.0
+SHORT_LIFE_S = 5.0  # a connection that ends sooner looks like such a fight
 COMPLAINTS_MAX = 100
+# A broker that knows version 5 answers at once; one that does not may say nothing at all.
+ANSWER_TO_5_S = 2.0
 _TAKEN_OVER = 0x8E
 _NO_SUCH_VERSION = (1, 0x84)
 _BAD_LOGIN = (4, 5, 0x86, 0x87)
@@ -161,19 +164,24 @@ class MqttSource:
         """Open a link in the newest version the broker speaks."""
         while True:
             link = await self._open()
+            is_5 = self.version == MQTT_5
             try:
-                return await self._introduce_us(link)
+                async with asyncio.timeout(ANSWER_TO_5_S if is_5 else None):
+                    return await self._introduce_us(link)
+            except TimeoutError:
+                link.close(SourceLost("no answer"))
+                if not is_5:
+                    raise
             except SourceLost as error:
                 link.close(error)
-                if self.version == MQTT_311:
+                if not is_5:
                     raise SourceUnavailable(f"the broker hung up: {error}") from error
-                self.version = MQTT_311  # an old broker may close instead of answering
             except SourceUnavailable as error:
                 link.close(error)
-                if self.version == MQTT_5 and link.refusal in _NO_SUCH_VERSION:
-                    self.version = MQTT_311
-                    continue
-                raise
+                if not is_5 or link.refusal not in _NO_SUCH_VERSION:
+                    raise
+            # An old broker refuses version 5, hangs up, or waits for bytes that never come.
+            self.version = MQTT_311
 
     async def _open(self) -> _Link:
         settings = self.settings
@@ -362,6 +370,7 @@ class _Link(asyncio.Protocol):
         self._heard = True
         self._keepalive_s = float(source.settings.keepalive)
         self.refusal = 0
+        self._made_s = 0.0
 
     @property
     def is_open(self) -> bool:
@@ -438,6 +447,7 @@ class _Link(asyncio.Protocol):
             self._answer.set_exception(self._over())
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._made_s = asyncio.get_running_loop().time()
         # uvloop's transports have asyncio's interface, not its base class.
         self._transport = cast("asyncio.Transport", transport)
 
@@ -462,7 +472,13 @@ class _Link(asyncio.Protocol):
             self._steer()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.close(SourceLost(f"the broker closed the connection: {exc or 'end of stream'}"))
+        hint = ""
+        if self._lost is None and asyncio.get_running_loop().time() - self._made_s < SHORT_LIFE_S:
+            # Not every broker says so when another client takes our id.
+            self._source.was_taken_over = True
+            hint = f"if it repeats: does another client use the id {self._source.client_id!r}?"
+        said = f"the broker closed the connection: {exc or 'end of stream'}"
+        self.close(SourceLost(said, hint=hint))
 
     async def _ask(self, request: bytes) -> Packet:
         self._answer = asyncio.get_running_loop().create_future()

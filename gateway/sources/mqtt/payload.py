@@ -120,12 +120,10 @@ class PayloadReader:
         kind = type(value)
         number = _NAN
         if kind is float:
-            fits, number = data_type not in _NO_FLOATS, value
+            fits, number = data_type in _REALS or _is_within(value, data_type), value
         elif kind is int:
-            fits, number = data_type is not DataType.STRING, float(value)
-            if data_type is DataType.BOOL:
-                fits = value in (0, 1)
-            elif data_type.is_integer and not -_FLOAT_EXACT_MAX <= value <= _FLOAT_EXACT_MAX:
+            fits, number = data_type in _REALS or _is_within(value, data_type), float(value)
+            if fits and not -_FLOAT_EXACT_MAX <= value <= _FLOAT_EXACT_MAX:
                 rows.exact[len(rows.ids)] = value
         elif kind is bool:
             fits, number = data_type is DataType.BOOL, float(value)
@@ -155,7 +153,23 @@ class PayloadReader:
         return arrival_ns, int(Quality.UNCERTAIN_CLOCK)
 
 
-_NO_FLOATS = frozenset({DataType.STRING, DataType.BOOL})
+_REALS = frozenset({DataType.FLOAT32, DataType.FLOAT64})
+_LIMITS = {
+    DataType.BOOL: (0, 1),
+    DataType.INT16: (-(2**15), 2**15 - 1),
+    DataType.UINT16: (0, 2**16 - 1),
+    DataType.INT32: (-(2**31), 2**31 - 1),
+    DataType.UINT32: (0, 2**32 - 1),
+    DataType.INT64: (-(2**63), 2**63 - 1),
+    DataType.UINT64: (0, 2**64 - 1),
+    DataType.STRING: (1, 0),  # no number is text
+}
+
+
+def _is_within(value: float, data_type: DataType) -> bool:
+    """Whether a number is a whole one that the type holds."""
+    low, high = _LIMITS[data_type]
+    return low <= value <= high and value == int(value)
 
 
 def _path(path: str, name: str) -> tuple[str, ...]:
@@ -200,9 +214,15 @@ def _scalar(payload: bytes) -> Any:
         value = orjson.loads(payload)
     except orjson.JSONDecodeError:
         try:
-            return payload.decode()
+            text = payload.decode()
         except UnicodeDecodeError as error:
             raise WireError("the payload is neither a number nor text", kind="text") from error
+        if not text or text[0] in "[{\ufeff":
+            raise WireError("the payload is empty or broken JSON", kind="text") from None
+        try:
+            return float(text)  # NaN, 1e999: numbers all the same, and judged as such
+        except ValueError:
+            return text
     if isinstance(value, (dict, list)):
         raise WireError("the payload is an object or a list, not one value", kind="json")
     return value

@@ -21,7 +21,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import cast
+from typing import NamedTuple, cast
 
 import numpy as np
 
@@ -61,7 +61,6 @@ INBOX_MAX = 4000
 TAGS_DISCOVERED_MAX = 10_000
 # A broker that does not answer a ping for so long is away, whatever TCP says.
 PING_ANSWER_S = 5.0
-KEEPALIVE_MAX_S = 10.0
 # Another client with our id throws us out, and we it: slowly, so that an operator can read why.
 TAKEN_OVER_PAUSE_S = 5.0
 SHORT_LIFE_S = 5.0  # a connection that ends sooner looks like such a fight
@@ -87,6 +86,13 @@ class _Taken:
     is_durable: bool = False
 
 
+class _Refusal(NamedTuple):
+    """Why no message of a topic can be used. Not an exception: those keep what they met."""
+
+    kind: str
+    text: str
+
+
 class MqttSource:
     """One [[source]] of type "mqtt"."""
 
@@ -102,7 +108,7 @@ class MqttSource:
         self.patterns = [(TopicPattern(each.pattern), each) for each in settings.topics]
         self._ids: dict[int, None] = {}
         self._id_array: IdArray = np.empty(0, np.int32)
-        self._readers: dict[str, PayloadReader | SluicegateError] = {}
+        self._readers: dict[str, PayloadReader | _Refusal] = {}
         self._complaints: set[tuple[str, str]] = set()
         for pattern, topic in self.patterns:
             if topic.asset and not pattern.names_field:
@@ -146,9 +152,14 @@ class MqttSource:
         if reader is None:
             reader = self._new_reader(message.topic)
         try:
-            if not isinstance(reader, PayloadReader):
-                raise reader
+            if isinstance(reader, _Refusal):
+                raise WireError(reader.text, kind=reader.kind)
+            conflicts, times = reader.conflicts_total, reader.times_refused_total
             reader.take(message.payload, arrival_ns, rows)
+            if reader.conflicts_total > conflicts:
+                self.stats.errors_total["value_type"] += reader.conflicts_total - conflicts
+            if reader.times_refused_total > times:
+                self.stats.errors_total["payload_time"] += 1
         except SluicegateError as error:
             kind = error.kind if isinstance(error, WireError) else "unknown_tag"
             self.stats.errors_total[f"message_{kind}"] += 1
@@ -168,17 +179,19 @@ class MqttSource:
             try:
                 async with asyncio.timeout(ANSWER_TO_5_S if is_5 else None):
                     return await self._introduce_us(link)
-            except TimeoutError:
-                link.close(SourceLost("no answer"))
-                if not is_5:
-                    raise
             except SourceLost as error:
                 link.close(error)
                 if not is_5:
+                    self.version = MQTT_5  # it was not the version; begin anew next time
                     raise SourceUnavailable(f"the broker hung up: {error}") from error
             except SourceUnavailable as error:
                 link.close(error)
                 if not is_5 or link.refusal not in _NO_SUCH_VERSION:
+                    raise
+            except BaseException as error:
+                link.close(SourceLost("given up before the broker answered"))
+                if not isinstance(error, TimeoutError) or not is_5:
+                    self.version = MQTT_5
                     raise
             # An old broker refuses version 5, hangs up, or waits for bytes that never come.
             self.version = MQTT_311
@@ -186,10 +199,10 @@ class MqttSource:
     async def _open(self) -> _Link:
         settings = self.settings
         context = None
-        if settings.tls:
-            context = ssl.create_default_context(cafile=settings.tls_ca or None)
         loop = asyncio.get_running_loop()
         try:
+            if settings.tls:
+                context = ssl.create_default_context(cafile=settings.tls_ca or None)
             _, link = await loop.create_connection(
                 partial(_Link, self), settings.host, settings.port, ssl=context
             )
@@ -226,7 +239,10 @@ class MqttSource:
             self.taken.clear()
         self.had_session = True
         filters = [(pattern.filter, topic.qos) for pattern, topic in self.patterns]
-        for (name, _), reason in zip(filters, await link.subscribe(filters), strict=False):
+        reasons = await link.subscribe(filters)
+        if len(reasons) != len(filters):
+            raise SourceUnavailable("the broker answers fewer subscriptions than were asked for")
+        for (name, _), reason in zip(filters, reasons, strict=True):
             if reason >= 0x80:
                 raise SourceUnavailable(
                     f"the broker refuses the subscription to {name} (reason 0x{reason:02x})",
@@ -234,9 +250,8 @@ class MqttSource:
                 )
         return link
 
-    def _new_reader(self, topic: str) -> PayloadReader | SluicegateError:
-        reader: PayloadReader | SluicegateError
-        reader = WireError("no [[source.topic]] matches", kind="topic")
+    def _new_reader(self, topic: str) -> PayloadReader | _Refusal:
+        reader: PayloadReader | _Refusal = _Refusal("topic", "no [[source.topic]] matches")
         for pattern, settings in self.patterns:
             found = pattern.match(topic)
             if found is not None:
@@ -247,14 +262,12 @@ class MqttSource:
         self._readers[topic] = reader
         return reader
 
-    def _reader(
-        self, settings: TopicSettings, asset: str, field: str
-    ) -> PayloadReader | SluicegateError:
+    def _reader(self, settings: TopicSettings, asset: str, field: str) -> PayloadReader | _Refusal:
         introduce = partial(self._introduce_tag, settings.asset or asset)
         try:
             return PayloadReader(settings, field, introduce)
         except SluicegateError as error:
-            return error
+            return _Refusal("unknown_tag", str(error))
 
     def _readers_of_declared(self, pattern: TopicPattern, topic: TopicSettings) -> None:
         """Introduce tags that are known by name, so that they exist before the first message."""
@@ -420,18 +433,17 @@ class _Link(asyncio.Protocol):
         self._steer()
 
     async def keep_alive(self) -> None:
-        """Ping when nothing is heard; a broker that does not answer is gone."""
-        pause_s = min(self._keepalive_s / 2, KEEPALIVE_MAX_S - PING_ANSWER_S)
+        """Ping; a broker that says nothing for so long is gone, whatever TCP believes."""
+        pause_s = min(self._keepalive_s / 2, PING_ANSWER_S)
+        silent_s = 0.0
         while self._lost is None:
             self._heard = False
+            self._transport.write(PINGREQ)
             await asyncio.sleep(pause_s)
             # While we do not read on purpose, silence says nothing of the broker.
-            self._transport.write(PINGREQ)
-            if self._heard or self._is_paused:
-                continue
-            await asyncio.sleep(PING_ANSWER_S)
-            if not self._heard and not self._is_paused:
-                self.close(SourceLost(f"the broker is silent for {pause_s + PING_ANSWER_S:g} s"))
+            silent_s = 0.0 if self._heard or self._is_paused else silent_s + pause_s
+            if silent_s >= PING_ANSWER_S:
+                self.close(SourceLost(f"the broker has been silent for {silent_s:g} s"))
 
     def close(self, reason: Exception, *, politely: bool = False) -> None:
         """End it."""

@@ -122,6 +122,21 @@ def test_a_bare_value_is_one_tag(payload: bytes, value: object) -> None:
     assert take(payload, payload="value", field="v")[0] == {"v": value}
 
 
+@pytest.mark.parametrize("payload", [b"", b"[" * 5000, b'{"a":1,', b"\xef\xbb\xbf1", b"\xff"])
+def test_a_bare_value_that_is_none_is_refused(payload: bytes) -> None:
+    with pytest.raises(WireError):
+        take(payload, payload="value", field="v")
+
+
+@pytest.mark.parametrize(
+    ("data_type", "value"),
+    [("uint16", "70000"), ("int16", "1.5"), ("uint64", "18446744073709551616"), ("int32", "-1e12")],
+)
+def test_a_number_that_its_type_cannot_hold_is_bad(data_type: str, value: str) -> None:
+    found, _, _ = take(f'{{"v": {value}}}', fields={"v": {"data_type": data_type}})
+    assert found == {"v": Quality.BAD_DECODING}
+
+
 def test_patterns_name_the_asset_and_the_field() -> None:
     pattern = TopicPattern("plant/{asset}/+/{field}")
     assert pattern.filter == "plant/+/+/+"

@@ -226,6 +226,29 @@ async def test_a_wrong_password_says_what_to_check(tmp_path: Path) -> None:
         await subscribed(make(server.port))
 
 
+async def test_a_broker_that_accepts_and_never_answers_costs_no_descriptors() -> None:
+    async def swallow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(swallow, "127.0.0.1", 0)
+    async with server:
+        source = make(server.sockets[0].getsockname()[1], connect_timeout=0.2)
+        before = len(list(Path("/proc/self/fd").iterdir()))  # noqa: ASYNC240 - a listing of memory
+        for _ in range(6):
+            with pytest.raises(SourceUnavailable, match="does not answer"):
+                await subscribed(source)
+        await asyncio.sleep(0.05)
+        assert len(list(Path("/proc/self/fd").iterdir())) <= before + 1  # noqa: ASYNC240
+        server.close()
+
+
+async def test_a_broker_with_a_short_keepalive_stays_connected(broker: Mosquitto) -> None:
+    async with make(broker.port, keepalive=1.0).session() as session:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(session.read(), 3.0)
+
+
 async def test_a_broker_that_is_away_says_so() -> None:
     from tests.rig import free_port  # noqa: PLC0415 - one test needs it
 

@@ -24,7 +24,7 @@ import numpy as np
 from gateway.clock import Clock
 from gateway.errors import SinkError, SinkParked, SinkRejected, SinkTooLarge, SinkUnavailable
 from gateway.frame import Frame
-from gateway.sinks import Sink
+from gateway.sinks import Receipt, Sink
 from gateway.sinks.deadletters import DeadLetters
 from gateway.spool.reader import Backlog, Batch
 from gateway.tag import TagTable
@@ -118,7 +118,7 @@ class Delivery:
         failures = 0
         while True:
             try:
-                receipt = await self._sink.write(frame)
+                receipt = await self._write(frame)
             except SinkParked as error:
                 self._trouble("parked", error)
                 pause_s = random.uniform(*PARKED_RETRY_S)  # noqa: S311 - jitter, not a secret
@@ -134,6 +134,18 @@ class Delivery:
             self._stats.retries_total += 1
             self._refresh_lag()
             await asyncio.sleep(pause_s)
+
+    async def _write(self, frame: Frame) -> Receipt:
+        """What the sink says; a defect in it counts as a failure that these rows may cause."""
+        try:
+            return await self._sink.write(frame)
+        except SinkError:
+            raise
+        except Exception as defect:
+            if not self._stats.error_last:
+                log.exception("sink.defect sink=%s", self._sink.name)
+            said = f"{type(defect).__name__}: {defect}"
+            raise SinkUnavailable(f"a defect in the sink: {said}", is_server_fault=True) from defect
 
     def _pause_s(self, failures: int, asked_s: float | None) -> float:
         limit_s = min(self._settings.retry_max, RETRY_FIRST_S * 2 ** min(failures, 16))

@@ -202,6 +202,25 @@ async def test_a_server_that_fails_on_the_same_bytes_for_long_is_tried_with_halv
         assert sink.stats.dead_letters_total == 1
 
 
+async def test_a_defect_in_a_sink_costs_the_rows_that_show_it_and_nothing_else(
+    table: TagTable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table.add(make_tag("p1.flow"))
+    async with delivering(table, [numbers(4), numbers(2, 50)], tmp_path) as found:
+        fake, reader, sink, _ = found
+        right = sink.write
+
+        async def wrong(frame: Frame) -> object:
+            if 2.0 in frame.values:
+                raise ZeroDivisionError("planted")
+            return await right(frame)
+
+        monkeypatch.setattr(sink, "write", wrong)
+        await finished(reader)
+        assert len(fake.stored) == 5
+        assert sink.stats.dead_letters_total == 1
+
+
 async def test_rows_the_encoder_refuses_are_buried_and_the_rest_delivered(
     table: TagTable, tmp_path: Path
 ) -> None:

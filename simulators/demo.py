@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import shutil
 import signal
@@ -54,6 +55,9 @@ async def _demo() -> int:
     async with AsyncExitStack() as stack:
         stopped = stack.enter_context(stop_on_signals())
         broker = await stack.enter_async_context(open_broker())
+        if broker.kind == "amqtt":
+            # It shuts down sockets that have gone already, and asyncio would show each traceback.
+            logging.getLogger("asyncio").setLevel(logging.CRITICAL)
         line = await stack.enter_async_context(run_line(LineSettings()))
         bays = GreenhouseSettings(host=broker.host, port=broker.port)
         await stack.enter_async_context(run_greenhouse(bays))

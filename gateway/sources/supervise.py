@@ -20,64 +20,87 @@ from gateway.frame import Arrival, Frame
 from gateway.sources import Source
 from gateway.tag import Quality
 
-__all__ = ["supervise"]
+__all__ = ["retry_pause_s", "supervise"]
 
 log = logging.getLogger(__name__)
 
+# Full jitter may choose next to nothing; ten attempts a second are enough for anybody.
+RETRY_MIN_S = 0.1
 # The first retry comes within a second: most losses are a device that restarts its TCP server.
 RETRY_FIRST_S = 1.0
 # A device that was away for an hour is back in the data half a minute after it is on again.
 RETRY_MAX_S = 30.0
+# 2**5 x RETRY_FIRST_S is above RETRY_MAX_S: no need to count on.
+_DOUBLINGS_MAX = 5
+_TEXT_MAX = 255  # of an error, which may quote the peer
 
 
 async def supervise(
     source: Source, put: Callable[[Arrival], Awaitable[None]], clock: Clock
 ) -> None:
     """Run a source until cancelled; whatever it raises costs itself alone."""
-    attempt, is_news = 0, True
+    attempt = 0
+    outage = _Outage(source)
     while True:
-        delivered = False
+        opened_s = clock.monotonic_s()
+        has_delivered = False
         try:
             async with source.session() as session:
                 if session.is_proven:
-                    delivered, attempt, is_news = True, 0, True
-                    _connected(source)
+                    outage.ends()
                 while True:
                     arrival = await session.read()
-                    if not delivered:
-                        delivered, attempt, is_news = True, 0, True
-                        _connected(source)
+                    if not has_delivered:
+                        has_delivered = True
+                        outage.ends()
                     await put(arrival)
         except SourceError as error:
-            _lost(source, error, is_news=is_news)
-        except Exception as error:  # a defect in one source must not stop the others
+            outage.goes_on(error)
+        except Exception as error:  # noqa: BLE001 - a defect in one source must not stop the others
             source.stats.errors_total["defect"] += 1
-            log.exception("source.defect source=%s", source.name)
-            _lost(source, SourceLost(f"{type(error).__name__}: {error}"), is_news=is_news)
-        is_news = False
-        await put(Arrival(_all_bad(source, clock)))
-        limit_s = min(RETRY_MAX_S, RETRY_FIRST_S * 2**attempt)
-        attempt = min(attempt + 1, 10)
-        await sleep(random.uniform(limit_s / 4, limit_s))  # noqa: S311 - jitter, not a secret
+            outage.goes_on(SourceLost(f"{type(error).__name__}: {error}"), defect=error)
+        ids = source.tag_ids
+        if len(ids):
+            nothing = np.full(len(ids), np.nan)
+            quality = int(Quality.BAD_NO_COMMUNICATION)
+            await put(Arrival(Frame.of(clock.utc_ns(), ids, nothing, quality)))
+        # A quiet session may be long and deliver nothing; a short one that did not has failed.
+        if has_delivered or clock.monotonic_s() - opened_s > RETRY_MAX_S:
+            attempt = 0
+        await sleep(retry_pause_s(attempt))
+        attempt = min(attempt + 1, _DOUBLINGS_MAX)
 
 
-def _connected(source: Source) -> None:
-    stats = source.stats
-    stats.sessions_total += 1
-    if not stats.connected:
+def retry_pause_s(attempt: int) -> float:
+    """How long to wait before the next attempt, `attempt` having failed since the last success."""
+    limit_s = min(RETRY_MAX_S, RETRY_FIRST_S * 2**attempt)
+    return random.uniform(RETRY_MIN_S, limit_s)  # noqa: S311 - jitter, not a secret
+
+
+class _Outage:
+    """Says once that a source is away, once that it is back; what happens between is counted."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._is_away: bool | None = None  # None: not known yet
+        self._defect = ""  # the last one that was logged with its traceback
+
+    def ends(self) -> None:
+        source, stats = self._source, self._source.stats
+        if stats.connected:
+            return
+        stats.sessions_total += 1
         stats.connected, stats.error_last = True, ""
+        self._is_away, self._defect = False, ""
         log.info("source.connected source=%s tags=%d", source.name, len(source.tag_ids))
 
-
-def _lost(source: Source, error: SourceError, *, is_news: bool) -> None:
-    stats = source.stats
-    stats.connected, stats.error_last = False, str(error)
-    stats.errors_total["lost"] += 1
-    if is_news:
-        log.warning("source.lost source=%s error=%s", source.name, error)
-
-
-def _all_bad(source: Source, clock: Clock) -> Frame:
-    ids = source.tag_ids
-    nothing = np.full(len(ids), np.nan)
-    return Frame.of(clock.utc_ns(), ids, nothing, int(Quality.BAD_NO_COMMUNICATION))
+    def goes_on(self, error: SourceError, defect: Exception | None = None) -> None:
+        source, stats, text = self._source, self._source.stats, str(error)[:_TEXT_MAX]
+        stats.connected, stats.error_last = False, text
+        stats.errors_total["lost"] += 1
+        if defect is not None and text != self._defect:
+            self._defect = text
+            log.error('source.defect source=%s error="%s"', source.name, text, exc_info=defect)
+        elif not self._is_away:
+            log.warning('source.lost source=%s error="%s"', source.name, text)
+        self._is_away = True

@@ -1,21 +1,23 @@
 """Client: one TCP connection, one request at a time. Used once: after any fault it is closed.
 
-A protocol on the transport, not streams: a serial read costs half the CPU. One deadline covers
-connecting, and one the whole of an answer, however it dribbles in.
+A protocol on the transport, not streams: a serial read costs about half the CPU
+(`bench/modbus_floor.py`). One deadline covers connecting, and one the whole of an answer, however
+it dribbles in. What comes unasked closes the connection too, so that it can never be taken for
+the next answer.
 """
 
 from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import cast
 
 from gateway.errors import DeviceRefused, SourceLost, SourceUnavailable, WireError
 from gateway.sources.modbus.wire import Exchange, Request
 
-__all__ = ["Connection", "ResponseTimeout", "connect"]
+__all__ = ["Connection", "ConnectionClosed", "ResponseTimeout", "connect", "transaction_ids"]
 
 # A peer that lost power says nothing: the kernel gives up on unacknowledged data, and on silence
 # (3 probes, 2 s apart, after 4 s), within 10 s.
@@ -27,39 +29,58 @@ class ResponseTimeout(SourceLost):
     """A request got no whole answer in time; what comes later dies with the connection."""
 
 
+class ConnectionClosed(SourceLost):
+    """The peer closed the connection."""
+
+
+def transaction_ids(first: int) -> Iterator[int]:
+    """Transaction ids from `first` on, 1-65535 round and round.
+
+    One series serves all connections to a device, because some Modbus gateways hand the late
+    answer of a serial line to whichever connection is open by then. 0 is left out: it is what a
+    device answers that does not care.
+    """
+    transaction_id = first
+    while True:
+        transaction_id = transaction_id % 65535 + 1
+        yield transaction_id
+
+
 class Connection(asyncio.Protocol):
     """An open connection."""
 
-    def __init__(self) -> None:
-        self._transport: asyncio.Transport | None = None
+    def __init__(self, ids: Iterator[int] | None = None) -> None:
+        self._ids = transaction_ids(0) if ids is None else ids
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport
         self._exchange: Exchange | None = None
         self._waiting: asyncio.Future[bytes] | None = None
-        self._transaction_id = 0
-        self._lost: Exception | None = None
+        self.lost: Exception | None = None  # why it is closed
 
     @property
     def is_open(self) -> bool:
-        return self._lost is None
+        return self.lost is None
 
     async def read(self, request: Request, timeout_s: float) -> bytes:
         """The block that answers `request`.
 
-        Raises DeviceRefused, ResponseTimeout, WireError, or SourceLost when the peer closed;
-        after all but the first the connection is closed.
+        Raises DeviceRefused, ResponseTimeout, WireError, or ConnectionClosed; after all but the
+        first the connection is closed.
         """
-        if self._lost is not None or self._transport is None:
-            raise SourceLost(f"the connection is closed: {self._lost}")
+        if self.lost is not None:
+            raise ConnectionClosed(f"the connection is closed: {self.lost}")
         assert self._waiting is None, "requests on a connection are serial"
-        loop = asyncio.get_running_loop()
-        self._transaction_id = self._transaction_id % 65535 + 1
-        self._exchange = Exchange(self._transaction_id, request)
-        self._waiting = loop.create_future()
-        deadline = loop.call_later(timeout_s, self._time_out, request, timeout_s)
+        self._exchange = exchange = Exchange(next(self._ids), request)
+        waiting: asyncio.Future[bytes] = self._loop.create_future()
+        self._waiting = waiting
+        deadline = self._loop.call_later(timeout_s, self._time_out, timeout_s)
         try:
-            self._transport.write(self._exchange.encode())
-            return await self._waiting
+            self._transport.write(exchange.encode())
+            return await waiting
         except asyncio.CancelledError:
             self.close(SourceLost("the read was cancelled"))
+            if not waiting.cancelled():
+                waiting.exception()  # it came together with the cancellation; nobody else looks
             raise
         finally:
             deadline.cancel()
@@ -67,12 +88,12 @@ class Connection(asyncio.Protocol):
 
     def close(self, reason: Exception) -> None:
         """End it; a read under way raises `reason`."""
-        if self._lost is None:
-            self._lost = reason
+        if self.lost is not None:
+            return
+        self.lost = reason
         if self._waiting is not None and not self._waiting.done():
             self._waiting.set_exception(reason)
-        if self._transport is not None:
-            self._transport.abort()
+        self._transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports have asyncio's interface, not its base class.
@@ -87,13 +108,13 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         exchange, waiting = self._exchange, self._waiting
         if exchange is None or waiting is None or waiting.done():
-            what = f"{len(data)} bytes that nobody asked for"
-            self.close(WireError(f"the device sent {what}", kind="unasked"))
+            what = f"the device sent {len(data)} bytes that nobody asked for"
+            self.close(WireError(what, kind="unasked"))
             return
         try:
             block = exchange.feed(data)
-        except DeviceRefused as error:
-            waiting.set_exception(error)
+        except DeviceRefused as refused:
+            waiting.set_exception(refused)
         except WireError as error:
             self.close(error)
         else:
@@ -101,30 +122,41 @@ class Connection(asyncio.Protocol):
                 waiting.set_result(block)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.close(SourceLost(f"the device closed the connection: {exc or 'end of stream'}"))
+        self.close(ConnectionClosed(f"the device closed the connection: {exc or 'end of stream'}"))
 
-    def _time_out(self, request: Request, timeout_s: float) -> None:
+    def _time_out(self, timeout_s: float) -> None:
+        assert self._exchange is not None
+        assert self._waiting is not None
+        if self._waiting.done():
+            return  # the answer came in the same turn of the loop
+        request = self._exchange.request
         self.close(
             ResponseTimeout(
                 f"unit {request.unit_id} gave no answer within {timeout_s:g} s to function"
-                f" {request.function} at address {request.address}"
+                f" {request.function} at address {request.address}",
+                hint="check the unit id, or raise response_timeout",
             )
         )
 
 
 @asynccontextmanager
-async def connect(host: str, port: int, timeout_s: float) -> AsyncIterator[Connection]:
-    """A connection until the block ends; raises SourceUnavailable."""
+async def connect(
+    host: str, port: int, timeout_s: float, ids: Iterator[int] | None = None
+) -> AsyncIterator[Connection]:
+    """A connection until the block ends; raises SourceUnavailable.
+
+    `ids` numbers the requests; connections to one device should share it.
+    """
     loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(timeout_s):
-            _, connection = await loop.create_connection(Connection, host, port)
+            _, connection = await loop.create_connection(lambda: Connection(ids), host, port)
     except TimeoutError as error:
         raise SourceUnavailable(
             f"{host}:{port} does not answer within {timeout_s:g} s",
             hint="check the address, the cable and the firewall",
         ) from error
-    except (OSError, UnicodeError) as error:
+    except (OSError, UnicodeError) as error:  # a host name that IDNA refuses is a UnicodeError
         raise SourceUnavailable(
             f"cannot connect to {host}:{port}: {getattr(error, 'strerror', None) or error}",
             hint="check that the device is on and its Modbus TCP server enabled",

@@ -93,7 +93,7 @@ class Patience:
     def busy(self, request: Request, now_s: float) -> None:
         """The unit asks for time."""
         self._works(request)
-        self._pause(request, Quality.BAD_TIMEOUT, now_s)
+        self._pause(request, Quality.BAD_TIMEOUT, now_s, is_answer=True)
 
     def parked(self, request: Request, now_s: float) -> None:
         """The unit refuses this address."""
@@ -114,9 +114,9 @@ class Patience:
         self._doubted.add(request)
         has_others = not self._requests[unit_id] <= self._doubted
         if unit_works or (was_doubted and has_others):
-            self._pause(request, quality, now_s)
+            self._pause(request, quality, now_s, is_answer=speaks)
             return
-        self._pause(unit_id, quality, now_s)
+        self._pause(unit_id, quality, now_s, is_answer=speaks)
         if not speaks:
             self._silent.add(unit_id)
 
@@ -125,7 +125,13 @@ class Patience:
         self._pauses.pop(request.unit_id, None)
         self._doubted.discard(request)
 
-    def _pause(self, key: int | Request, quality: Quality, now_s: float) -> None:
+    def _pause(
+        self, key: int | Request, quality: Quality, now_s: float, *, is_answer: bool
+    ) -> None:
         before = self._pauses.get(key)
-        length_s = min(2 * before.length_s, PAUSE_MAX_S) if before else PAUSE_FIRST_S
+        if before is not None:
+            length_s = min(max(2 * before.length_s, PAUSE_FIRST_S), PAUSE_MAX_S)
+        else:
+            # An answer came in time: one "no" may be chance, and costs next to nothing.
+            length_s = 0.0 if is_answer else PAUSE_FIRST_S
         self._pauses[key] = _Pause(now_s + length_s, length_s, quality)

@@ -8,13 +8,13 @@ bytes once the answer is whole. Transaction id, protocol id, length, unit id, fu
 byte count must be exactly those of the request: everything else raises WireError, after which
 the connection must be closed, because what comes next on it cannot be told apart any more.
 
-There is no function here that encodes a write.
+A `Request` reads: one with any other function, or beyond what the standard allows, cannot be made.
 """
 
 from __future__ import annotations
 
 import struct
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from gateway.errors import DeviceRefused, WireError
 
@@ -38,19 +38,33 @@ _HINTS = {
     4: "the device says that it failed: look at its own display or log",
     5: "the device needs long for this: scan it less often",
     6: "the device is busy: scan it less often",
+    7: "the device cannot do this now: see its manual for exception 7",
     8: "the device found a parity error in its memory",
+    9: "exception 9 is not in the standard: see the device's manual",
     10: "the gateway in front of the device has no path to it",
     11: "the gateway in front of the device got no answer from it: check its wiring and unit id",
 }
 
 
-class Request(NamedTuple):
-    """A read of one block."""
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A read of one block; ValueError for what is no read that the standard allows."""
 
     unit_id: int
     function: int  # 1-4
     address: int  # zero-based
     quantity: int  # of registers, or of bits
+
+    def __post_init__(self) -> None:
+        if not READ_COILS <= self.function <= READ_INPUT_REGISTERS:
+            raise ValueError(f"function {self.function} is not a read")
+        if not 0 <= self.unit_id <= 255:
+            raise ValueError(f"{self.unit_id} is not a unit id")
+        quantity_max = READ_BITS_MAX if self.reads_bits else READ_REGISTERS_MAX
+        if not 1 <= self.quantity <= quantity_max:
+            raise ValueError(f"{self.quantity} is not from 1 to {quantity_max}")
+        if not 0 <= self.address <= 65536 - self.quantity:
+            raise ValueError(f"{self.quantity} from address {self.address} end beyond 65535")
 
     @property
     def reads_bits(self) -> bool:
@@ -75,8 +89,10 @@ class Exchange:
 
     def encode(self) -> bytes:
         """The request's ADU."""
-        unit_id, function, address, quantity = self.request
-        return _REQUEST.pack(self.transaction_id, 0, 6, unit_id, function, address, quantity)
+        each = self.request
+        return _REQUEST.pack(
+            self.transaction_id, 0, 6, each.unit_id, each.function, each.address, each.quantity
+        )
 
     def feed(self, data: bytes) -> bytes | None:
         """The block, once the answer is whole.

@@ -10,7 +10,12 @@ from collections.abc import Callable
 import pytest
 
 from gateway.errors import DeviceRefused, SourceError, SourceLost, SourceUnavailable, WireError
-from gateway.sources.modbus.client import Connection, ResponseTimeout, connect
+from gateway.sources.modbus.client import (
+    Connection,
+    ResponseTimeout,
+    connect,
+    transaction_ids,
+)
 from gateway.sources.modbus.wire import Request
 from tests.sources.modbus.hostile import (
     Asked,
@@ -50,8 +55,8 @@ async def test_reads_one_after_the_other_give_their_own_blocks() -> None:
 
 
 async def test_transaction_ids_start_again_at_1_and_never_are_0() -> None:
-    async with hostile() as peer, connect("127.0.0.1", peer.port, PATIENT_S) as connection:
-        connection._transaction_id = 65533
+    ids = transaction_ids(65533)
+    async with hostile() as peer, connect("127.0.0.1", peer.port, PATIENT_S, ids) as connection:
         for _ in range(4):
             await connection.read(holding(1), PATIENT_S)
     assert [asked.tid for asked in peer.asked] == [65534, 65535, 1, 2]

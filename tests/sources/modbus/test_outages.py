@@ -149,7 +149,7 @@ async def test_a_session_keeps_nothing_of_the_connections_it_replaced(tmp_path: 
         async with source.session() as session:
             for _ in range(10):
                 assert (await session.read()).frame.values.tolist() == [truth(1, 5)]
-            assert len(session._connections._exit_callbacks) == 1
+            assert len(session._scanner._opened._exit_callbacks) == 1
 
 
 async def test_a_cancelled_source_leaves_no_task_and_no_connection(tmp_path: Path) -> None:

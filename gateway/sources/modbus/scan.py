@@ -1,0 +1,340 @@
+"""Scan: read the blocks of one scan class, one after the other, into one frame.
+
+What goes wrong with a block costs that block; its tags get a bad quality with the reason:
+
+    exception 2, 3     the block is halved until the refused tags are found. They are parked (asked
+                       again every few minutes), and the plan is cut there; the others are read in
+                       the same scan
+    exception 5, 6     the device is busy: the block is left alone for a while
+    exception 10, 11   the unit behind a Modbus gateway is away: it is left alone for a while
+    other exceptions   bad for this scan
+    time-out, nonsense the connection is replaced; the unit id is left alone for a while
+    reset              the same, but first the request is tried once more
+
+`gateway.sources.modbus.patience` decides how long a while is.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from itertools import chain
+from random import randrange
+
+import numpy as np
+
+from gateway.clock import Clock
+from gateway.errors import DeviceRefused, SourceError, SourceLost, SourceUnavailable, WireError
+from gateway.frame import Frame, IdArray
+from gateway.sources import SourceStats
+from gateway.sources.modbus.client import (
+    Connection,
+    ConnectionClosed,
+    ResponseTimeout,
+    connect,
+    transaction_ids,
+)
+from gateway.sources.modbus.config import ModbusSettings, RegisterRow
+from gateway.sources.modbus.decode import BlockDecoder
+from gateway.sources.modbus.patience import Patience
+from gateway.sources.modbus.plan import Block, Learned, ScanPlan, plan
+from gateway.sources.modbus.wire import Request
+from gateway.tag import Quality
+
+__all__ = ["BlockReader", "Device", "Scanner"]
+
+log = logging.getLogger(__name__)
+
+# A unit may break the connection once in a scan and go on; the second time it has had its share.
+BREAKS_MAX = 2
+# A refused block of 125 tags takes up to 248 refusals to take apart. A serial line answers some
+# twenty a second, so that a scan stays within seconds; the next one goes on from there.
+REFUSALS_MAX = 32
+_TAGS_NAMED_MAX = 3  # in one log line
+
+_ADDRESS_REFUSED = (2, 3)
+_BUSY = (5, 6)
+_UNIT_AWAY = (10, 11)
+_QUALITY_OF_CODE = {
+    1: Quality.BAD_CONFIGURATION,
+    5: Quality.BAD_TIMEOUT,
+    6: Quality.BAD_TIMEOUT,
+    10: Quality.BAD_NO_COMMUNICATION,
+    11: Quality.BAD_NO_COMMUNICATION,
+}
+
+
+class BlockReader:
+    """One block, ready to be read: its request, its tags, its decoder."""
+
+    __slots__ = ("block", "decoder", "ids", "request")
+
+    def __init__(self, block: Block, device: Device) -> None:
+        self.block = block
+        self.request = block.request
+        self.decoder = BlockDecoder(block, device.rows)
+        self.ids: IdArray = device.ids[np.array(block.rows, np.intp)]
+
+
+class Device:
+    """What is known of the peer: its map, how that is read best, and who answers."""
+
+    def __init__(self, settings: ModbusSettings, rows: Sequence[RegisterRow], ids: IdArray) -> None:
+        self.settings = settings
+        self.rows = rows
+        self.ids = ids
+        self.learned = Learned()
+        self.patience = Patience()
+        self.transaction_ids = transaction_ids(randrange(65536))  # noqa: S311 - no secret
+        self.plans: tuple[ScanPlan, ...]
+        self.readers: dict[str, list[BlockReader]]  # by scan class
+        self.replan()
+
+    def replan(self) -> None:
+        """Make the plan anew, with what was learned."""
+        self.plans = plan(self.rows, self.settings, self.learned)
+        self.readers = {
+            each.scan_class: [BlockReader(block, self) for block in each.blocks]
+            for each in self.plans
+        }
+        self.patience.follow(reader.request for reader in chain(*self.readers.values()))
+
+
+@dataclass(slots=True)
+class _Scan:
+    """A scan under way."""
+
+    frames: list[Frame] = field(default_factory=list)
+    failed: int = 0  # blocks
+    working: set[int] = field(default_factory=set)  # unit ids that have answered
+    breaks: Counter[int] = field(default_factory=Counter)  # by unit id
+    refusals: int = 0
+    refused: list[tuple[int, DeviceRefused]] = field(default_factory=list)  # rows found refused
+    has_learned: bool = False
+
+    def add_bad(self, reader: BlockReader, quality: Quality, t_ns: int) -> None:
+        nothing = np.full(len(reader.ids), np.nan)
+        self.frames.append(Frame.of(t_ns, reader.ids, nothing, int(quality)))
+
+
+class Scanner:
+    """Scans over one connection at a time, which is replaced when it fails."""
+
+    def __init__(self, name: str, device: Device, clock: Clock, stats: SourceStats) -> None:
+        self._name = name
+        self._device = device
+        self._clock = clock
+        self._stats = stats
+        self._connection: Connection | None = None
+        self._opened = AsyncExitStack()  # holds the connection, one at a time
+        self._said_silent: set[int] = set()
+        self._error: SourceError = SourceLost("nothing was read yet")
+        self.has_answer = False  # whether anything was answered in this session
+
+    async def connect(self) -> None:
+        """Open the connection, in place of the one there was; raises SourceUnavailable."""
+        await self.close()
+        settings, ids = self._device.settings, self._device.transaction_ids
+        opening = connect(settings.host, settings.port, settings.connect_timeout, ids)
+        self._connection = await self._opened.enter_async_context(opening)
+
+    async def close(self) -> None:
+        self._connection = None
+        await self._opened.aclose()
+
+    async def scan(self, scan_class: str) -> Frame:
+        """One frame with every tag of the class.
+
+        Raises SourceLost when the connection cannot be replaced or no unit id answers any more.
+        """
+        device, scan = self._device, _Scan()
+        readers = device.readers[scan_class]
+        for i in device.patience.in_order([reader.request for reader in readers]):
+            await self._read(readers[i], scan)
+        if scan.refused:
+            self._say_refused(scan.refused)
+        if scan.has_learned:
+            device.replan()
+        if device.patience.is_spent:
+            raise SourceLost(f"no unit id answers: {self._error}")
+        self._say_who_is_silent()
+        self.has_answer = self.has_answer or bool(scan.working)
+        self._stats.scans_failed_total += scan.failed > 0
+        return Frame.concatenate(scan.frames)
+
+    async def _read(self, reader: BlockReader, scan: _Scan) -> bool:
+        """Add the block's tags to the scan, good or bad; whether they are there."""
+        request, patience, now_s = reader.request, self._device.patience, self._clock.monotonic_s()
+        waiting = patience.reason_to_wait(request, now_s)
+        if waiting is None and scan.breaks[request.unit_id] >= BREAKS_MAX:
+            waiting = Quality.BAD_NO_COMMUNICATION
+        if waiting is not None:
+            # A parked tag is known to be wrong; what it costs is in the log, not in each scan.
+            scan.failed += waiting is not Quality.BAD_CONFIGURATION
+            scan.add_bad(reader, waiting, self._clock.utc_ns())
+            return False
+        try:
+            block, t_ns = await self._request(request, scan)
+        except DeviceRefused as refused:
+            await self._refused(reader, refused, scan)
+            return False
+        except (ResponseTimeout, ConnectionClosed, WireError) as error:
+            is_silent = isinstance(error, ResponseTimeout)
+            quality = Quality.BAD_TIMEOUT if is_silent else Quality.BAD_NO_COMMUNICATION
+            self._failed(reader, error, quality, scan)
+            return False
+        patience.answered(request)
+        scan.working.add(request.unit_id)
+        if self._device.learned.alone:
+            self._welcome_back(reader, scan)
+        values, codes, exact = reader.decoder.decode(block)
+        scan.frames.append(Frame.of(t_ns, reader.ids, values, codes, exact))
+        return True
+
+    async def _request(self, request: Request, scan: _Scan) -> tuple[bytes, int]:
+        """The block's bytes, and the middle of its request and answer in UTC."""
+        timeout_s = self._device.settings.response_timeout
+        while True:
+            connection = await self._connected()
+            began_ns = self._clock.utc_ns()
+            try:
+                block = await connection.read(request, timeout_s)
+            except (ResponseTimeout, ConnectionClosed, WireError) as error:
+                self._connection = None
+                self._count(error)
+                scan.breaks[request.unit_id] += 1
+                is_last = scan.breaks[request.unit_id] >= BREAKS_MAX
+                if is_last or not isinstance(error, ConnectionClosed):
+                    raise
+            else:
+                return block, (began_ns + self._clock.utc_ns()) // 2
+
+    async def _connected(self) -> Connection:
+        """A connection that is open, the one there was or a new one."""
+        if self._connection is not None and self._connection.lost is None:
+            return self._connection
+        if self._connection is not None and isinstance(self._connection.lost, SourceError):
+            self._count(self._connection.lost)  # while nobody was reading
+        try:
+            await self.connect()
+        except SourceUnavailable as error:
+            self._count(error)
+            raise SourceLost(error.message, hint=error.hint) from error
+        assert self._connection is not None
+        return self._connection
+
+    def _failed(
+        self, reader: BlockReader, error: SourceError, quality: Quality, scan: _Scan
+    ) -> None:
+        self._error = error
+        self._stats.error_last = str(error)
+        scan.failed += 1
+        scan.add_bad(reader, quality, self._clock.utc_ns())
+        self._device.patience.failed(
+            reader.request,
+            quality,
+            self._clock.monotonic_s(),
+            unit_works=reader.request.unit_id in scan.working,
+            speaks=isinstance(error, DeviceRefused),
+        )
+
+    async def _refused(self, reader: BlockReader, refused: DeviceRefused, scan: _Scan) -> None:
+        """Do what an exception response asks for; its tags are bad with the reason."""
+        self._count(refused)
+        self.has_answer = True
+        request, patience, now_s = reader.request, self._device.patience, self._clock.monotonic_s()
+        quality = _QUALITY_OF_CODE.get(refused.code, Quality.BAD_DEVICE_FAILURE)
+        if refused.code in _UNIT_AWAY:
+            self._failed(reader, refused, quality, scan)
+            return
+        scan.working.add(request.unit_id)
+        if refused.code in _ADDRESS_REFUSED:
+            await self._halve(reader, refused, scan)
+            return
+        if refused.code in _BUSY:
+            patience.busy(request, now_s)
+        else:
+            patience.answered(request)
+        self._stats.error_last = str(refused)
+        scan.failed += 1
+        scan.add_bad(reader, quality, self._clock.utc_ns())
+
+    async def _halve(self, reader: BlockReader, refused: DeviceRefused, scan: _Scan) -> None:
+        """Find what it is in a block that the device refuses, and read the rest of it."""
+        request, learned = reader.request, self._device.learned
+        cuts = learned.cuts[request.unit_id, request.function]
+        scan.refusals += 1
+        if len(reader.ids) == 1:
+            row = reader.block.rows[0]
+            if row not in learned.alone:
+                learned.alone.add(row)
+                scan.refused.append((row, refused))
+                scan.has_learned = True
+            self._device.patience.parked(request, self._clock.monotonic_s())
+            scan.add_bad(reader, Quality.BAD_CONFIGURATION, self._clock.utc_ns())
+        elif scan.refusals >= REFUSALS_MAX:
+            cuts |= {request.address, request.address + request.quantity}
+            scan.has_learned = True
+            scan.failed += 1
+            scan.add_bad(reader, Quality.BAD_CONFIGURATION, self._clock.utc_ns())
+        else:
+            self._device.patience.answered(request)
+            first, second = (
+                BlockReader(half, self._device) for half in reader.block.halves(self._device.rows)
+            )
+            answers = [await self._read(first, scan), await self._read(second, scan)]
+            if all(answers):
+                # Each half is there, both together are not: too many, or a gap between them.
+                cuts.add(second.request.address)
+                scan.has_learned = True
+
+    def _welcome_back(self, reader: BlockReader, scan: _Scan) -> None:
+        """A tag that was refused is read again like any other, once the device gives it."""
+        for row in self._device.learned.alone.intersection(reader.block.rows):
+            self._device.learned.alone.discard(row)
+            scan.has_learned = True
+            log.info("modbus.tag_accepted source=%s tag=%s", self._name, self._tag(row))
+
+    def _say_refused(self, refused: Sequence[tuple[int, DeviceRefused]]) -> None:
+        names = ",".join(self._tag(row) for row, _ in refused[:_TAGS_NAMED_MAX])
+        log.warning(
+            'modbus.tags_refused source=%s count=%d tags=%s error="%s"',
+            self._name,
+            len(refused),
+            names + ("..." if len(refused) > _TAGS_NAMED_MAX else ""),
+            refused[0][1],
+        )
+        self._stats.error_last = str(refused[0][1])
+
+    def _say_who_is_silent(self) -> None:
+        silent = self._device.patience.silent_units
+        for unit_id in silent - self._said_silent:
+            log.warning(
+                'modbus.unit_silent source=%s unit_id=%d error="%s"',
+                self._name,
+                unit_id,
+                self._error,
+            )
+        for unit_id in self._said_silent - silent:
+            log.info("modbus.unit_answers source=%s unit_id=%d", self._name, unit_id)
+        self._said_silent = set(silent)
+
+    def _tag(self, row: int) -> str:
+        return f"{self._device.rows[row].asset}.{self._device.rows[row].tag}"
+
+    def _count(self, error: SourceError) -> None:
+        match error:
+            case WireError():
+                kind = f"wire_{error.kind}"
+            case DeviceRefused():
+                kind = f"exception_{error.code}"
+            case ResponseTimeout():
+                kind = "timeout"
+            case SourceUnavailable():
+                kind = "connect"
+            case _:
+                kind = "reset"
+        self._stats.errors_total[kind] += 1

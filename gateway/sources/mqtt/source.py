@@ -16,12 +16,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import numpy as np
 
@@ -29,22 +28,12 @@ from gateway.errors import SluicegateError, SourceLost, SourceUnavailable, WireE
 from gateway.frame import Arrival, IdArray
 from gateway.sources import SourceContext, SourceStats
 from gateway.sources.mqtt.config import FieldSettings, MqttSettings, TopicSettings
+from gateway.sources.mqtt.link import Link
 from gateway.sources.mqtt.packets import (
-    CONNACK_TEXTS,
     MQTT_5,
     MQTT_311,
-    PINGREQ,
-    Connack,
     Connect,
-    Disconnect,
-    Packet,
-    PacketDecoder,
     Publish,
-    Suback,
-    encode_connect,
-    encode_disconnect,
-    encode_pubacks,
-    encode_subscribe,
 )
 from gateway.sources.mqtt.payload import PayloadReader, Rows
 from gateway.sources.mqtt.topics import CACHE_MAX, TopicPattern
@@ -54,22 +43,13 @@ __all__ = ["MqttSource", "build"]
 
 log = logging.getLogger(__name__)
 
-# A frame of more would hold the event loop for over 20 ms.
-MESSAGES_PER_FRAME_MAX = 2000
-# Messages read and not yet made into a frame; above it the socket is not read.
-INBOX_MAX = 4000
 TAGS_DISCOVERED_MAX = 10_000
-# A broker that does not answer a ping for so long is away, whatever TCP says.
-PING_ANSWER_S = 5.0
 # Another client with our id throws us out, and we it: slowly, so that an operator can read why.
 TAKEN_OVER_PAUSE_S = 5.0
-SHORT_LIFE_S = 5.0  # a connection that ends sooner looks like such a fight
 COMPLAINTS_MAX = 100
 # A broker that knows version 5 answers at once; one that does not may say nothing at all.
 ANSWER_TO_5_S = 2.0
-_TAKEN_OVER = 0x8E
 _NO_SUCH_VERSION = (1, 0x84)
-_BAD_LOGIN = (4, 5, 0x86, 0x87)
 
 
 def build(settings: MqttSettings, context: SourceContext) -> MqttSource:
@@ -82,7 +62,7 @@ class _Taken:
     """A QoS 1 message that was handed on and is not acknowledged yet."""
 
     content: int  # hash of topic and payload
-    link: _Link  # where its acknowledgement goes
+    link: Link  # where its acknowledgement goes
     is_durable: bool = False
 
 
@@ -171,7 +151,7 @@ class MqttSource:
         self._complaints.add((kind, topic))
         log.warning("mqtt.message_refused source=%s topic=%s error=%s", self.name, topic, error)
 
-    async def _connect(self) -> _Link:
+    async def _connect(self) -> Link:
         """Open a link in the newest version the broker speaks."""
         while True:
             link = await self._open()
@@ -196,7 +176,7 @@ class MqttSource:
             # An old broker refuses version 5, hangs up, or waits for bytes that never come.
             self.version = MQTT_311
 
-    async def _open(self) -> _Link:
+    async def _open(self) -> Link:
         settings = self.settings
         context = None
         loop = asyncio.get_running_loop()
@@ -204,7 +184,7 @@ class MqttSource:
             if settings.tls:
                 context = ssl.create_default_context(cafile=settings.tls_ca or None)
             _, link = await loop.create_connection(
-                partial(_Link, self), settings.host, settings.port, ssl=context
+                partial(Link, self), settings.host, settings.port, ssl=context
             )
         except (OSError, ssl.SSLError) as error:
             raise SourceUnavailable(
@@ -214,7 +194,7 @@ class MqttSource:
             ) from error
         return link
 
-    async def _introduce_us(self, link: _Link) -> _Link:
+    async def _introduce_us(self, link: Link) -> Link:
         settings = self.settings
         try:
             password = settings.password.read() if settings.password else ""
@@ -308,7 +288,7 @@ class _Session:
 
     is_proven = True  # the broker has answered CONNECT and SUBSCRIBE
 
-    def __init__(self, source: MqttSource, link: _Link) -> None:
+    def __init__(self, source: MqttSource, link: Link) -> None:
         self._source = source
         self._link = link
 
@@ -356,7 +336,7 @@ class _Session:
 
 def _acknowledge(source: MqttSource, taken: Sequence[tuple[int, _Taken]]) -> None:
     """Their samples are on disk: the broker may forget them."""
-    by_link: dict[_Link, list[int]] = {}
+    by_link: dict[Link, list[int]] = {}
     for packet_id, entry in taken:
         entry.is_durable = True
         if entry.link.is_open and source.taken.get(packet_id) is entry:
@@ -364,167 +344,3 @@ def _acknowledge(source: MqttSource, taken: Sequence[tuple[int, _Taken]]) -> Non
             by_link.setdefault(entry.link, []).append(packet_id)
     for link, packet_ids in by_link.items():
         link.acknowledge(packet_ids)
-
-
-class _Link(asyncio.Protocol):
-    """One connection: packets in and out, keep-alive, back-pressure. Used once."""
-
-    def __init__(self, source: MqttSource) -> None:
-        self._source = source
-        self._settings = source.settings
-        self._decoder = PacketDecoder(source.version, source.settings.packet_bytes_max)
-        self._transport: asyncio.Transport
-        self._lost: Exception | None = None
-        self._inbox: deque[Publish] = deque()
-        self._arrived = asyncio.Event()
-        self._answer: asyncio.Future[Packet] | None = None
-        self._in_flight = 0  # QoS 1 messages read and not acknowledged
-        self._is_paused = False
-        self._heard = True
-        self._keepalive_s = float(source.settings.keepalive)
-        self.refusal = 0
-        self._made_s = 0.0
-
-    @property
-    def is_open(self) -> bool:
-        return self._lost is None
-
-    async def connect(self, connect: Connect) -> Connack:
-        """Introduce us; raises SourceUnavailable with the broker's reason."""
-        answer = await self._ask(encode_connect(connect))
-        if not isinstance(answer, Connack):
-            raise SourceUnavailable("the broker answers CONNECT with something else")
-        if answer.reason:
-            self.refusal = answer.reason
-            said = CONNACK_TEXTS.get(answer.reason, f"reason 0x{answer.reason:02x}")
-            login = answer.reason in _BAD_LOGIN
-            hint = "check username and password of this source" if login else ""
-            raise SourceUnavailable(f"the broker refuses us: {said}", hint=hint)
-        if answer.keepalive_s:
-            self._keepalive_s = float(answer.keepalive_s)
-        return answer
-
-    async def subscribe(self, filters: Sequence[tuple[str, int]]) -> tuple[int, ...]:
-        """The broker's reason for each filter."""
-        answer = await self._ask(encode_subscribe(1, filters, self._source.version))
-        if not isinstance(answer, Suback):
-            raise SourceUnavailable("the broker answers SUBSCRIBE with something else")
-        return answer.reasons
-
-    async def messages(self) -> list[Publish]:
-        """What has arrived, either all fresh or all redelivered; raises SourceLost."""
-        while not self._inbox:
-            if self._lost is not None:
-                raise self._over()
-            self._arrived.clear()
-            await self._arrived.wait()
-        inbox = self._inbox
-        taken = [inbox.popleft()]
-        kind = taken[0].is_duplicate
-        while inbox and len(taken) < MESSAGES_PER_FRAME_MAX and inbox[0].is_duplicate == kind:
-            taken.append(inbox.popleft())
-        self._steer()
-        return taken
-
-    def acknowledge(self, packet_ids: Sequence[int]) -> None:
-        """PUBACK in this order, in one write."""
-        self._in_flight -= len(packet_ids)
-        self._transport.write(encode_pubacks(packet_ids))
-        self._steer()
-
-    async def keep_alive(self) -> None:
-        """Ping; a broker that says nothing for so long is gone, whatever TCP believes."""
-        pause_s = min(self._keepalive_s / 2, PING_ANSWER_S)
-        silent_s = 0.0
-        while self._lost is None:
-            self._heard = False
-            self._transport.write(PINGREQ)
-            await asyncio.sleep(pause_s)
-            # While we do not read on purpose, silence says nothing of the broker.
-            silent_s = 0.0 if self._heard or self._is_paused else silent_s + pause_s
-            if silent_s >= PING_ANSWER_S:
-                self.close(SourceLost(f"the broker has been silent for {silent_s:g} s"))
-
-    def close(self, reason: Exception, *, politely: bool = False) -> None:
-        """End it."""
-        if self._lost is None:
-            self._lost = reason
-            if politely:
-                self._transport.write(encode_disconnect())
-                self._transport.close()
-            else:
-                self._transport.abort()
-        self._arrived.set()
-        if self._answer is not None and not self._answer.done():
-            self._answer.set_exception(self._over())
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._made_s = asyncio.get_running_loop().time()
-        # uvloop's transports have asyncio's interface, not its base class.
-        self._transport = cast("asyncio.Transport", transport)
-
-    def data_received(self, data: bytes) -> None:
-        self._heard = True
-        try:
-            packets = self._decoder.feed(data)
-        except WireError as error:
-            self._source.stats.errors_total[f"wire_{error.kind}"] += 1
-            self.close(error)
-            return
-        for packet in packets:
-            if isinstance(packet, Publish):
-                self._inbox.append(packet)
-                self._in_flight += packet.qos
-            elif isinstance(packet, Disconnect):
-                self._told_to_go(packet.reason)
-            elif self._answer is not None and not self._answer.done():
-                self._answer.set_result(packet)
-        if self._inbox:
-            self._arrived.set()
-            self._steer()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        hint = ""
-        if self._lost is None and asyncio.get_running_loop().time() - self._made_s < SHORT_LIFE_S:
-            # Not every broker says so when another client takes our id.
-            self._source.was_taken_over = True
-            hint = f"if it repeats: does another client use the id {self._source.client_id!r}?"
-        said = f"the broker closed the connection: {exc or 'end of stream'}"
-        self.close(SourceLost(said, hint=hint))
-
-    async def _ask(self, request: bytes) -> Packet:
-        self._answer = asyncio.get_running_loop().create_future()
-        if self._lost is not None:
-            raise self._over()
-        self._transport.write(request)
-        try:
-            return await self._answer
-        finally:
-            self._answer = None
-
-    def _over(self) -> SourceLost:
-        return self._lost if isinstance(self._lost, SourceLost) else SourceLost(str(self._lost))
-
-    def _told_to_go(self, reason: int) -> None:
-        if reason == _TAKEN_OVER:
-            self._source.stats.errors_total["taken_over"] += 1
-            self._source.was_taken_over = True
-            error = SourceLost(
-                f"another client took over the client id {self._source.client_id!r}",
-                hint="give one of the two another client_id",
-            )
-        else:
-            error = SourceLost(f"the broker disconnected us, reason 0x{reason:02x}")
-        self.close(error)
-
-    def _steer(self) -> None:
-        """Read or do not read, so that what waits stays bounded."""
-        limit = self._settings.receive_max + 1
-        full = len(self._inbox) >= INBOX_MAX or self._in_flight >= limit
-        if full and not self._is_paused:
-            self._is_paused = True
-            self._transport.pause_reading()
-        elif self._is_paused and not full and len(self._inbox) < INBOX_MAX // 2:
-            self._is_paused = False
-            if self._lost is None:
-                self._transport.resume_reading()

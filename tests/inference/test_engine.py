@@ -308,9 +308,27 @@ def test_a_clock_set_back_goes_on_from_there(folder: Path) -> None:
     scores = scores_of(made, plant.table, "pump-0")
     assert len(scores) >= 9
     assert np.isfinite(scores).all()
+    assert all(t % SECOND == 0 for found, _ in made for t in found.t_ns)
     [event] = plant.engine.recent_events
     assert not event.is_open
     assert event.duration_s == 0.0  # it ended before it began, by the clock
+
+
+def test_a_restored_event_closes_though_the_clock_was_set_back_before_it(folder: Path) -> None:
+    plant = Plant(folder, assets=1)
+    made = play(plant.engine, seconds([plant.all(20.0)] * 10, START + 100.5))
+    again = plant.new_engine()
+    again.restore_events(Frame.concatenate([events for _, events in made]))
+    again.apply(EMPTY_FRAME, (START + 120) * SECOND)
+    play(again, seconds([plant.all(1.0)] * 20, START - 3600 + 0.5))
+    assert [event.is_open for event in again.recent_events] == [False]
+
+
+def test_top_names_only_fields_with_a_share_worth_naming(folder: Path) -> None:
+    plant = Plant(folder, assets=1)
+    ids = np.array([plant.table.id_of(f"pump-0.{field}") for field in FIELDS], np.int32)
+    play(plant.engine, seconds([Frame.of(0, ids, np.array([2.0, 40.0]))] * 10))
+    assert [event.top for event in plant.engine.recent_events] == ["vibration"]
 
 
 def test_a_batch_mate_changes_no_bit_of_a_score(folder: Path) -> None:
@@ -331,7 +349,10 @@ def test_a_batch_mate_changes_no_bit_of_a_score(folder: Path) -> None:
 
 
 def random_turns(plant: Plant, rng: np.random.Generator, n: int) -> list[Turn]:
-    """Irregular turns: some assets, some bad, some empty, some gaps, levels that come and go."""
+    """Irregular turns: some assets, some bad, some empty, some gaps, levels that come and go.
+
+    The first asset's events outlast the horizon, the others' are shorter than it.
+    """
     now_ns = START * SECOND
     turns = []
     for _ in range(n):
@@ -339,7 +360,8 @@ def random_turns(plant: Plant, rng: np.random.Generator, n: int) -> list[Turn]:
         frames = []
         for i in range(3):
             if rng.random() < 0.7:
-                level = 20.0 if (now_ns // (40 * SECOND) + i) % 3 == 0 else 2.0
+                phase_s = 300 if i == 0 else 40
+                level = 20.0 if (now_ns // (phase_s * SECOND) + i) % 3 == 0 else 2.0
                 bad = Quality.BAD_TIMEOUT if rng.random() < 0.03 else 0
                 frames.append(plant.frame(f"pump-{i}", level * rng.uniform(0.5, 1.1), bad))
         turns.append((Frame.concatenate(frames), now_ns))
@@ -380,6 +402,9 @@ def test_after_a_crash_a_replay_of_the_horizon_goes_on_to_the_bit(
     assert got[len(got) - len(wanted) :] == wanted
     assert len(got) - len(wanted) <= 3 * 3
     assert again.stats["m"].events_open == plant.engine.stats["m"].events_open
+    assert {(e.asset, e.start_ns) for e in again.recent_events} <= {
+        (e.asset, e.start_ns) for e in plant.engine.recent_events
+    }
 
 
 def test_a_record_cut_off_by_the_spools_tail_is_left_out(folder: Path) -> None:

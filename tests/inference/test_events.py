@@ -143,3 +143,13 @@ def test_a_clock_set_back_does_not_silence_a_restored_watch(is_open: bool) -> No
     watch.clock_stepped_back(0)
     script = [0.1] * 3 if is_open else [1.0] * 2
     assert [e.is_open for e in run(RULE, script, watch)] == [not is_open]
+
+
+def test_a_restored_event_closes_with_the_start_and_the_peak_it_had() -> None:
+    watch = Watch(RULE, "m", "a")
+    opened, risen = run(RULE, [1.0, 1.0] + [7.0] * 30, watch)
+    again = Watch(RULE, "m", "a")
+    again.restore(risen)
+    closed = [again.step((40 + i) * HOP_NS, 0.1, lambda: "y") for i in range(3)][-1]
+    assert closed is not None
+    assert (closed.start_ns, closed.peak, closed.top) == (opened.start_ns, 7.0, "x")

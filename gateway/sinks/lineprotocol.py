@@ -9,8 +9,9 @@ field's key, the suffix of its type); numbers are written all at once by orjson,
 shortest text that reads back exactly; pieces and numbers are interleaved in one array of bytes
 objects and joined point by point.
 
-Syntax: InfluxDB line protocol reference. What it cannot carry is refused, row by row: a newline
-in a name, a NUL, an integer beyond int64.
+Syntax: InfluxDB line protocol reference. What it cannot carry is refused, row by row: a line
+break, a NUL, an integer beyond int64. So is what the reference leaves open and servers read
+differently, some by dropping the whole point without a word (tests/sinks/test_servers.py).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from gateway.frame import ByteArray, Frame, IdArray
+from gateway.frame import BoolArray, ByteArray, Exact, FloatArray, Frame, IdArray, TimeArray
 from gateway.tag import DataType, Quality, Tag, TagTable
 
 __all__ = ["Encoded", "LineEncoder"]
@@ -40,7 +41,14 @@ SERIES_BYTES_MAX = 65_535
 
 _FLOAT, _INTEGER, _BOOL, _STRING, _REFUSED = range(5)
 _SUFFIXES = (b",", b"i,", b",", b",", b"")
-_UNWRITABLE = re.compile(r"[\x00\n\r]")
+_BAD = int(Quality.BAD)  # numpy compares with an int four times as fast as with an IntEnum
+_UNWRITABLE = (
+    (re.compile(r"[\x00-\x1f]"), "a control character"),
+    (re.compile(r"[\ud800-\udfff]"), "half a Unicode character"),
+    # Where a backslash escapes for one server and stands for itself for another: VictoriaMetrics
+    # takes a label's `\\,` for its end and drops the point with a 204, InfluxDB 1 for a part of it.
+    (re.compile(r"\\([,= \\\"]|$)"), "a backslash that servers read differently"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,93 +85,118 @@ class LineEncoder:
         """The points of a frame. Of several samples of one tag and time the last counts."""
         self._prepare()
         refused: dict[int, str] = {}
-        rows = self._arranged(frame, refused)
+        rows = self._writable(frame, refused)
         if not len(rows):
             return Encoded([], rows, rows, refused)
-        ids, t_ns = frame.tag_ids[rows], frame.t_ns[rows]
-        first = _begins(self._series[ids], t_ns)
+        if len(rows) < len(frame):
+            ids, t_ns = frame.tag_ids[rows], frame.t_ns[rows]
+        else:
+            ids, t_ns = frame.tag_ids, frame.t_ns
+        series = self._series[ids]
+        first = _begins(series, t_ns)
+        if len(_repeated(series[first], t_ns[first])):
+            order = np.lexsort((t_ns, series))  # a point's rows stand in several places
+            rows, ids, t_ns = rows[order], ids[order], t_ns[order]
+            first = _begins(series[order], t_ns)
         ends = np.append(first[1:], len(rows))
-        pieces = self._fields(frame, rows, refused)
+        pieces = self._fields(frame, rows, ids, refused)
         quality = _texts(np.maximum.reduceat(frame.quality[rows], first).astype(np.int64))
-        heads = self._heads[ids[first]].tolist()
         points = [
             b"%b%bquality=%bi %b\n" % (head, b"".join(pieces[3 * start : 3 * end]), worst, time)
             for head, start, end, worst, time in zip(
-                heads, first.tolist(), ends.tolist(), quality, _texts(t_ns[first]), strict=True
+                self._heads[ids[first]].tolist(),
+                first.tolist(),
+                ends.tolist(),
+                quality,
+                _texts(t_ns[first]),
+                strict=True,
             )
         ]
         return Encoded(points, rows, ends, refused)
 
-    def _arranged(self, frame: Frame, refused: dict[int, str]) -> RowArray:
-        """Rows so that those of one point stand together, without what is refused or replaced."""
-        rows = _without_replaced(frame)
-        ids = frame.tag_ids[rows]
-        never = self._kinds[ids] == _REFUSED
-        if never.any():
-            refused.update(
-                (int(row), self._refusals[int(frame.tag_ids[row])]) for row in rows[never]
-            )
-            rows, ids = rows[~never], ids[~never]
-        if not len(rows):
-            return rows
-        series, t_ns = self._series[ids], frame.t_ns[rows]
-        first = _begins(series, t_ns)
-        order = np.lexsort((t_ns[first], series[first]))
-        ordered_series, ordered_t_ns = series[first][order], t_ns[first][order]
-        if len(_begins(ordered_series, ordered_t_ns)) < len(first):
-            rows = rows[np.lexsort((t_ns, series))]  # a point's rows stand in several places
+    def _writable(self, frame: Frame, refused: dict[int, str]) -> RowArray:
+        """Rows in their order, without what is refused or replaced."""
+        rows = np.arange(len(frame))
+        replaced = _repeated(frame.tag_ids, frame.t_ns)
+        if len(replaced):
+            rows = np.delete(rows, replaced)
+        if self._refusals:
+            never = self._kinds[frame.tag_ids[rows]] == _REFUSED
+            for row in rows[never].tolist():
+                refused[row] = self._refusals[int(frame.tag_ids[row])]
+            rows = rows[~never]
         return rows
 
-    def _fields(self, frame: Frame, rows: RowArray, refused: dict[int, str]) -> list[bytes]:
+    def _fields(
+        self, frame: Frame, rows: RowArray, ids: IdArray, refused: dict[int, str]
+    ) -> list[bytes]:
         """Key, value and suffix of each row, flat; empty for a row without a value."""
-        ids, values = frame.tag_ids[rows], frame.values[rows]
-        kinds = self._kinds[ids]
+        values, kinds = frame.values[rows], self._kinds[ids]
         pieces = np.empty((len(rows), 3), object)
         pieces[:, 0] = self._keys[ids]
         pieces[:, 1] = np.fromiter(_texts(values), object, len(rows))
         pieces[:, 2] = self._suffixes[ids]
-        silent = (frame.quality[rows] >= Quality.BAD) | ~np.isfinite(values) | (kinds == _STRING)
-        whole = np.flatnonzero((kinds == _INTEGER) & ~silent)
-        if len(whole):
-            fits = np.abs(values[whole]) < 2.0**63
-            silent[whole[~fits]] = True
-            whole = whole[fits]
-            texts = _texts(values[whole].astype(np.int64))
-            pieces[whole, 1] = np.fromiter(texts, object, len(whole))
-        truth = np.flatnonzero((kinds == _BOOL) & ~silent)
-        if len(truth):
-            pieces[truth, 1] = np.where(values[truth] != 0, b"true", b"false").astype(object)
-        pieces[silent] = b""
+        silent = (frame.quality[rows] >= _BAD) | ~np.isfinite(values)
+        exact: dict[int, int] = {}
         if frame.exact:
-            self._put_exact(frame, rows, pieces, refused)
+            exact = _places_of(frame.exact, rows, len(frame))
+            silent[list(exact)] = True  # written below
+        if kinds.any():  # else all are floats
+            silent |= kinds == _STRING
+            whole = np.flatnonzero((kinds == _INTEGER) & ~silent)
+            if len(whole):
+                silent[whole] = self._put_integers(
+                    rows[whole], values[whole], pieces, whole, refused
+                )
+            truth = np.flatnonzero((kinds == _BOOL) & ~silent)
+            pieces[truth, 1] = np.where(values[truth] != 0, b"true", b"false").astype(object)
+        if silent.any():
+            pieces[silent] = b""
+        for place, row in exact.items():
+            if frame.quality[row] < _BAD:
+                pieces[place] = self._exact(int(ids[place]), frame.exact[row], row, refused)
         flat: list[bytes] = pieces.ravel().tolist()
         return flat
 
-    def _put_exact(
-        self, frame: Frame, rows: RowArray, pieces: Pieces, refused: dict[int, str]
-    ) -> None:
-        """Strings and integers beyond 2**53, one by one: there are few."""
-        places = np.full(len(frame), -1)
-        places[rows] = np.arange(len(rows))
-        for row, value in frame.exact.items():
-            place = int(places[row])
-            if place < 0 or frame.quality[row] >= Quality.BAD:
-                continue
-            tag_id = int(frame.tag_ids[row])
-            kind = self._kinds[tag_id]
-            if isinstance(value, str):
-                text, why = _quoted(value) if kind == _STRING else (b"", "text in a number's field")
-            elif kind == _INTEGER:
-                fits = INT64_MIN <= value <= INT64_MAX
-                text = b"%d" % value if fits else b""
-                why = "" if fits else f"{value} is beyond the 64-bit integers of InfluxDB"
-            else:
-                text, why = repr(float(value)).encode(), ""
-            if why:
-                refused[row] = why
-                pieces[place] = b""
-            else:
-                pieces[place] = (self._keys[tag_id], text, self._suffixes[tag_id])
+    @staticmethod
+    def _put_integers(
+        rows: RowArray,
+        values: FloatArray,
+        pieces: Pieces,
+        places: RowArray,
+        refused: dict[int, str],
+    ) -> BoolArray:
+        """Write what is an int64; which of the rows are none, and refused."""
+        # -2**63 is a float64 and an int64; 2**63 is the first float64 that is no int64.
+        fits = (values >= -(2.0**63)) & (values < 2.0**63)
+        fits &= values == np.trunc(values)
+        texts = _texts(values[fits].astype(np.int64))
+        pieces[places[fits], 1] = np.fromiter(texts, object, len(texts))
+        for row, value in zip(rows[~fits].tolist(), values[~fits].tolist(), strict=True):
+            refused[row] = f"{value:.17g} is no 64-bit integer of InfluxDB"
+        misfits: BoolArray = ~fits
+        return misfits
+
+    def _exact(
+        self, tag_id: int, value: int | str, row: int, refused: dict[int, str]
+    ) -> tuple[bytes, bytes, bytes]:
+        """Key, value and suffix of a string or an integer beyond 2**53; empty when refused."""
+        kind = self._kinds[tag_id]
+        text, why = b"", ""
+        if isinstance(value, str):
+            text, why = _quoted(value) if kind == _STRING else (b"", "text in a number's field")
+        elif kind == _INTEGER:
+            text = b"%d" % value
+            if not INT64_MIN <= value <= INT64_MAX:
+                why = f"{value} is no 64-bit integer of InfluxDB"
+        elif kind == _FLOAT:
+            text = repr(float(value)).encode()
+        else:
+            why = f"{value} in the field of a text or a bool"
+        if why:
+            refused[row] = why
+            return b"", b"", b""
+        return self._keys[tag_id], text, self._suffixes[tag_id]
 
     def _prepare(self) -> None:
         """Make the pieces of tags that were added since."""
@@ -196,23 +229,28 @@ class LineEncoder:
         )
 
 
-def _begins(series: IdArray, t_ns: npt.NDArray[np.int64]) -> RowArray:
+def _begins(series: IdArray, t_ns: TimeArray) -> RowArray:
     """Where series or time differ from the row before."""
-    differs = (series[1:] != series[:-1]) | (t_ns[1:] != t_ns[:-1])
-    return np.append(0, np.flatnonzero(differs) + 1)
+    begins = np.ones(len(series), np.bool_)
+    np.not_equal(series[1:], series[:-1], out=begins[1:])
+    begins[1:] |= t_ns[1:] != t_ns[:-1]
+    return np.flatnonzero(begins)
 
 
-def _without_replaced(frame: Frame) -> RowArray:
-    """Rows without those that a later row of the same tag and time replaces."""
-    n = len(frame)
-    order = np.lexsort((frame.t_ns, frame.tag_ids))
-    ids, t_ns = frame.tag_ids[order], frame.t_ns[order]
-    replaced = (ids[1:] == ids[:-1]) & (t_ns[1:] == t_ns[:-1])
-    if not replaced.any():
-        return np.arange(n)
-    keep = np.ones(n, np.bool_)
-    keep[order[:-1][replaced]] = False
-    return np.flatnonzero(keep)
+def _repeated(keys: IdArray, t_ns: TimeArray) -> RowArray:
+    """Rows whose key and time come again in a later row."""
+    order = np.lexsort((t_ns, keys))
+    keys, t_ns = keys[order], t_ns[order]
+    again = (keys[1:] == keys[:-1]) & (t_ns[1:] == t_ns[:-1])
+    repeated: RowArray = order[:-1][again]
+    return repeated
+
+
+def _places_of(exact: Exact, rows: RowArray, n: int) -> dict[int, int]:
+    """Place in `rows` -> row, for the rows that have an exact value: there are few."""
+    places = np.full(n, -1)
+    places[rows] = np.arange(len(rows))
+    return {place: row for row in exact if (place := int(places[row])) >= 0}
 
 
 def _texts(column: npt.NDArray[Any]) -> list[bytes]:
@@ -237,23 +275,19 @@ def _unwritable(tag: Tag) -> str:
     """Why line protocol cannot carry a tag's names; "" when it can."""
     names = [tag.measurement, tag.field, *(text for label in tag.labels for text in label)]
     for name in names:
-        if _UNWRITABLE.search(name):
-            return f"the name {name[:60]!r} has a line break or NUL"
-        if name.endswith("\\"):
-            return f"the name {name[:60]!r} ends with a backslash, which cannot be escaped"
-        try:
-            name.encode()
-        except UnicodeEncodeError:
-            return f"the name {name[:60]!r} is no Unicode text"
-    if not tag.measurement or tag.measurement.startswith("#"):
-        return f"the measurement {tag.measurement[:60]!r} would be taken for a comment or nothing"
-    if not tag.field:
-        return "the field has no name"
-    if tag.field == "quality":
-        return "the field 'quality' is the gateway's own; give the tag another name"
-    if sum(map(len, names)) > SERIES_BYTES_MAX // 4:
-        return "its names are too long for InfluxDB"
-    return ""
+        for pattern, why in _UNWRITABLE:
+            if pattern.search(name):
+                return f"the name {name[:60]!r} has {why}"
+    keys = [tag.field, *(key for key, _ in tag.labels)]
+    faults = (
+        (not tag.measurement or tag.measurement[0] == "#", "its measurement would be a comment"),
+        (not tag.field, "its field has no name"),
+        ('"' in tag.field, "its field has a quotation mark, which servers read differently"),
+        (tag.field == "quality", "the field 'quality' is the gateway's own"),
+        ("time" in keys, "the name 'time' is InfluxDB's own"),
+        (sum(map(len, names)) > SERIES_BYTES_MAX // 4, "its names are too long for InfluxDB"),
+    )
+    return next((why for is_so, why in faults if is_so), "")
 
 
 def _escaped(name: str) -> str:
@@ -267,8 +301,9 @@ def _quoted(text: str) -> tuple[bytes, str]:
         data = text.replace("\\", "\\\\").replace('"', '\\"').encode()
     except UnicodeEncodeError:
         return b"", "the text is no valid Unicode"
-    if b"\0" in data:
-        return b"", "the text has a NUL"
+    if b"\0" in data or b"\n" in data:
+        # VictoriaMetrics cuts a line break off as if it were not quoted, and drops the point.
+        return b"", "the text has a line break or NUL"
     if len(data) > STRING_BYTES_MAX:
         return b"", f"the text is longer than {STRING_BYTES_MAX} bytes"
     return b'"%b"' % data, ""

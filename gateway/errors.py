@@ -150,6 +150,7 @@ class SinkUnavailable(SinkError):
     """Try the same bytes again, not before `retry_after_s` when the server said so.
 
     `is_server_fault`: the server itself failed (5xx), which these very bytes may have caused.
+    `is_slow`: it was there, but the answer took longer than the deadline; less may go faster.
     """
 
     def __init__(
@@ -158,11 +159,13 @@ class SinkUnavailable(SinkError):
         *,
         retry_after_s: float | None = None,
         is_server_fault: bool = False,
+        is_slow: bool = False,
         hint: str = "",
     ) -> None:
         super().__init__(message, hint=hint)
         self.retry_after_s = retry_after_s
         self.is_server_fault = is_server_fault
+        self.is_slow = is_slow
 
 
 class SinkParked(SinkError):

@@ -28,7 +28,7 @@ import orjson
 from gateway.frame import BoolArray, ByteArray, Exact, FloatArray, Frame, IdArray, TimeArray
 from gateway.tag import DataType, Quality, Tag, TagTable
 
-__all__ = ["Encoded", "LineEncoder"]
+__all__ = ["Encoded", "LineEncoder", "RowArray"]
 
 Pieces: TypeAlias = npt.NDArray[np.object_]
 RowArray: TypeAlias = npt.NDArray[np.intp]
@@ -60,12 +60,21 @@ class Encoded:
     ends: RowArray  # of each point, where its rows end in `rows`
     refused: Mapping[int, str]  # row -> why it cannot be written
 
-    def rows_of(self, start: int, stop: int) -> list[int]:
-        """The frame's rows in points start..stop."""
-        first = int(self.ends[start - 1]) if start else 0
-        last = int(self.ends[stop - 1]) if stop else 0
-        rows: list[int] = self.rows[first:last].tolist()
+    def rows_of(self, point: int) -> list[int]:
+        """The frame's rows in a point."""
+        first = int(self.ends[point - 1]) if point else 0
+        rows: list[int] = self.rows[first : self.ends[point]].tolist()
         return rows
+
+    def points_of(self) -> RowArray:
+        """The point of each of `rows`."""
+        return np.repeat(np.arange(len(self.points)), np.diff(self.ends, prepend=0))
+
+    def cut(self, start: int, stop: int) -> Encoded:
+        """Points start..stop."""
+        first = int(self.ends[start - 1]) if start else 0
+        ends = self.ends[start:stop] - first
+        return Encoded(self.points[start:stop], self.rows[first : first + ends[-1]], ends, {})
 
 
 class LineEncoder:

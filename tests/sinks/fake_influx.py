@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -44,13 +45,13 @@ class FakeInflux:
 
 
 @asynccontextmanager
-async def fake_influx() -> AsyncIterator[FakeInflux]:
+async def fake_influx(tls: ssl.SSLContext | None = None) -> AsyncIterator[FakeInflux]:
     fake = FakeInflux()
     runner = web.ServerRunner(web.Server(fake.handle))
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
+    site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls)
     await site.start()
-    fake.url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    fake.url = f"{'https' if tls else 'http'}://127.0.0.1:{runner.addresses[0][1]}"
     try:
         yield fake
     finally:

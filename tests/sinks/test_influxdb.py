@@ -1,6 +1,11 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import contextlib
+import socket
+import ssl
+import subprocess
 import time
 from collections.abc import AsyncIterator
 from email.utils import formatdate
@@ -153,6 +158,101 @@ async def test_redirects_are_not_followed(fake: FakeInflux, table: TagTable) -> 
     fake.answer = lambda _: web.Response(status=307, headers={"Location": "http://127.0.0.1:1/"})
     with pytest.raises(SinkUnavailable, match="no InfluxDB"):
         await write(build(influx2(fake.url), table), [1.0])
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Certificate and key, in one file, of a 127.0.0.1 that vouches for itself."""
+    folder = tmp_path_factory.mktemp("tls")
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2"
+    command += " -subj /CN=test -addext subjectAltName=IP:127.0.0.1 -keyout key.pem -out cert.pem"
+    subprocess.run(command.split(), cwd=folder, check=True, capture_output=True)
+    path = folder / "both.pem"
+    path.write_text((folder / "cert.pem").read_text() + (folder / "key.pem").read_text())
+    return path
+
+
+async def test_a_certificate_nobody_vouches_for_parks_the_sink_and_nothing_is_sent(
+    table: TagTable, certificate: Path
+) -> None:
+    table.add(make_tag("p1.flow"))
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(certificate)
+    async with fake_influx(tls) as server:
+        with pytest.raises(SinkParked, match="certificate verify failed"):
+            await write(build(influx2(server.url), table), [1.0])
+        wrong_name = server.url.replace("127.0.0.1", "localhost")
+        with pytest.raises(SinkParked, match="certificate"):
+            await write(build(influx2(wrong_name, tls_ca=str(certificate)), table), [1.0])
+        assert not server.requests
+        await write(build(influx2(server.url, tls_ca=str(certificate)), table), [1.0])
+        assert len(server.stored) == 1
+
+
+@pytest.mark.parametrize("text", [None, "no certificate"])
+async def test_a_ca_file_that_cannot_be_used_parks_the_sink(
+    table: TagTable, tmp_path: Path, text: str | None
+) -> None:
+    table.add(make_tag("p1.flow"))
+    path = tmp_path / "ca.pem"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(SinkParked, match=r"cannot use tls_ca .*ca\.pem"):
+        await write(build(influx2("https://127.0.0.1:1", tls_ca=str(path)), table), [1.0])
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"type": "influxdb2", "bucket": "b", "token": "env:TOKEN"},
+        {"type": "influxdb1", "database": "d", "username": "a:b", "password": "env:TOKEN"},
+        {"type": "influxdb1", "database": "d", "username": "ab", "password": "env:NONE"},
+    ],
+)
+async def test_a_login_that_cannot_be_sent_parks_the_sink_and_stays_secret(
+    table: TagTable, monkeypatch: pytest.MonkeyPatch, facts: dict[str, str]
+) -> None:
+    table.add(make_tag("p1.flow"))
+    monkeypatch.setenv("TOKEN", "s3cret\nX-Forged: 1")
+    kind = Influx2Settings if facts["type"] == "influxdb2" else Influx1Settings
+    settings = kind.model_validate(facts | {"name": "db", "url": "http://127.0.0.1:1"})
+    with pytest.raises(SinkParked) as parked:
+        await write(build(settings, table), [1.0])
+    assert "s3cret" not in str(parked.value)
+
+
+async def test_the_login_of_influxdb_1_is_sent(
+    fake: FakeInflux, table: TagTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table.add(make_tag("p1.flow"))
+    monkeypatch.setenv("PASSWORD", "pässword:")
+    facts = {"type": "influxdb1", "name": "db", "url": f"{fake.url}/base/", "database": "d"}
+    facts |= {"retention_policy": "r", "username": "me", "password": "env:PASSWORD"}
+    await write(build(Influx1Settings.model_validate(facts), table), [1.0])
+    request = fake.requests[0]
+    assert request.path == "/base/write"
+    assert dict(request.query) == {"db": "d", "rp": "r", "precision": "n"}
+    kind, _, login = request.headers["Authorization"].partition(" ")
+    assert (kind, base64.b64decode(login).decode()) == ("Basic", "me:pässword:")
+
+
+async def test_slow_is_told_from_not_there(table: TagTable) -> None:
+    table.add(make_tag("p1.flow"))
+    listener = socket.socket()  # its queue of connections is full: who comes now waits
+    listener.bind(("127.0.0.1", 0))
+    listener.listen(0)
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    with contextlib.closing(listener), contextlib.ExitStack() as opened:
+        with pytest.raises(SinkUnavailable) as slow:
+            await write(build(influx2(url, timeout="200ms"), table), [1.0])
+        assert slow.value.is_slow  # connected, never answered
+        for _ in range(4):
+            waiting = opened.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(listener.getsockname())
+        with pytest.raises(SinkUnavailable) as absent:
+            await write(build(influx2(url, timeout="200ms"), table), [1.0])
+        assert not absent.value.is_slow
 
 
 HOSTILE = 'a "quoted", spaced=\\name'

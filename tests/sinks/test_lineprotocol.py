@@ -72,9 +72,8 @@ def _field(text: str) -> tuple[str, object]:
 
 def points(table: TagTable, frame: Frame) -> list[Point]:
     encoded = LineEncoder(table).encode(frame)
-    assert sum(len(encoded.rows_of(i, i + 1)) for i in range(len(encoded.points))) == len(
-        encoded.rows
-    )
+    count = len(encoded.points)
+    assert [row for i in range(count) for row in encoded.rows_of(i)] == encoded.rows.tolist()
     return [parse(point.decode()) for point in encoded.points]
 
 

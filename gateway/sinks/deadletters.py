@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
+
+import numpy as np
 
 from gateway.frame import Frame
 from gateway.tag import Quality, TagTable
@@ -23,6 +26,9 @@ log = logging.getLogger(__name__)
 # Some ten thousand letters, twice: enough to see what is wrong, nothing on a card.
 FILE_BYTES_MAX = 2 * 2**20
 REASON_CHARS_MAX = 255
+# Of a text: what it is can be seen, and a letter stays a line.
+VALUE_CHARS_MAX = 1000
+_QUALITIES = frozenset(int(quality) for quality in Quality)
 
 
 class DeadLetters:
@@ -33,32 +39,48 @@ class DeadLetters:
         self._file_bytes_max = file_bytes_max
         self.letters_total = 0
         self.letters_lost_total = 0  # could not be written
+        self._is_failing = False
 
     def put(self, frame: Frame, reasons: Mapping[int, str], table: TagTable) -> None:
         """Keep some rows of a frame with the reason of each."""
         if not reasons:
             return
         self.letters_total += len(reasons)
-        text = "".join(self._line(frame, row, why, table) for row, why in reasons.items())
+        lines = [self._line(frame, row, why, table) for row, why in reasons.items()]
+        sizes = np.cumsum([len(line) for line in lines])
+        fit = int(np.searchsorted(sizes, self._file_bytes_max, side="right"))
+        self.letters_lost_total += len(lines) - fit
+        if not fit:
+            return
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            if self._path.exists() and self._path.stat().st_size + len(text) > self._file_bytes_max:
+            used = self._path.stat().st_size if self._path.exists() else 0
+            if used and used + int(sizes[fit - 1]) > self._file_bytes_max:
                 self._path.replace(self._path.with_name(self._path.name + ".1"))
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(text)
+            with self._path.open("ab") as file:
+                file.write(b"".join(lines[:fit]))
         except OSError as error:
-            if not self.letters_lost_total:
+            if not self._is_failing:
                 log.error("sink.dead_letters_unwritable path=%s error=%s", self._path, error)  # noqa: TRY400 - the path says it all
-            self.letters_lost_total += len(reasons)
+            self._is_failing = True
+            self.letters_lost_total += fit
+        else:
+            self._is_failing = False
 
     @staticmethod
-    def _line(frame: Frame, row: int, why: str, table: TagTable) -> str:
+    def _line(frame: Frame, row: int, why: str, table: TagTable) -> bytes:
+        value = frame.value(row)
+        if isinstance(value, str):
+            value = value[:VALUE_CHARS_MAX]
+        elif isinstance(value, float) and not math.isfinite(value):
+            value = str(value)  # JSON has no such numbers
+        code = int(frame.quality[row])
         letter = {
             "refused_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "reason": why[:REASON_CHARS_MAX],
             "tag": table[int(frame.tag_ids[row])].name,
             "t_ns": int(frame.t_ns[row]),
-            "value": frame.value(row),
-            "quality": Quality(int(frame.quality[row])).name.lower(),
+            "value": value,
+            "quality": Quality(code).name.lower() if code in _QUALITIES else code,
         }
-        return json.dumps(letter) + "\n"
+        return json.dumps(letter).encode() + b"\n"

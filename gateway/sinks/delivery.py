@@ -3,10 +3,19 @@
 A batch is sent until each of its samples is stored or in the dead letters; only then is it
 acknowledged and the cursor moves. What a sink raises decides what happens next:
 
-    SinkUnavailable  the same again, after full-jitter exponential back-off or Retry-After
+    SinkUnavailable  the same again, after jittered exponential back-off or Retry-After
+      is_server_fault  eight times in a row: searched like SinkRejected, but see below
+      is_slow          three times in a row: less at once from now on
     SinkParked       the same again, slowly; a person must act, so it is an ERROR, said once
-    SinkTooLarge     in halves, and smaller batches from now on (they grow again)
-    SinkRejected     in halves until the poison stands alone: <= log2 n + 1 requests a bad point
+    SinkTooLarge     half of it, and smaller batches from now on (they grow again)
+    SinkRejected     half of it, until the poison stands alone: log2 n + 1 refusals a bad point
+
+The search goes from the front: what is accepted is done, what is refused is halved, and behind a
+bad point all the rest is tried at once. So good points are sent once, in few requests.
+
+That a server fails says little about the data: a proxy answers 502 for as long as its database is
+down. So a point on which it fails goes to the dead letters only when the server takes another
+point (sent again, which is harmless) right after. Without that proof all is kept.
 
 Sending twice is harmless: times were fixed before the spool, and a point overwrites itself.
 """
@@ -23,9 +32,10 @@ import numpy as np
 
 from gateway.clock import Clock
 from gateway.errors import SinkError, SinkParked, SinkRejected, SinkTooLarge, SinkUnavailable
-from gateway.frame import Frame
+from gateway.frame import EMPTY_FRAME, Frame
 from gateway.sinks import Receipt, Sink
 from gateway.sinks.deadletters import DeadLetters
+from gateway.sinks.search import Search, points_of
 from gateway.spool.reader import Backlog, Batch
 from gateway.tag import TagTable
 
@@ -34,11 +44,19 @@ __all__ = ["Delivery", "Reader"]
 log = logging.getLogger(__name__)
 
 RETRY_FIRST_S = 0.5
-# Credentials are mended by people; asking twice a minute finds that out soon enough.
-PARKED_RETRY_S = (10.0, 30.0)
-# A server that fails on the same bytes this often may be failing because of them.
+# Credentials are mended by people, and each try sends a whole batch over a link that may be paid
+# for by the megabyte.
+PARKED_RETRY_FIRST_S = 30.0
+PARKED_RETRY_MAX_S = 300.0
+# A server that fails on the same bytes this often may be failing because of them ...
 SAME_FAILURES_MAX = 8
-GROWTH = 1.2  # of the batch size, with each batch that went through
+# ... and on a point by itself, this often.
+LONE_FAILURES_MAX = 3
+# A batch that misses its deadline this often is too much for the link; this little is not.
+SLOW_FAILURES_MAX = 3
+SLOW_SAMPLES_MIN = 100
+# A limit met by chance is left behind in fifty batches; a lasting one is met once in fourteen.
+GROWTH = 1.05
 
 
 class Reader(Protocol):
@@ -82,6 +100,9 @@ class Delivery:
         self._dead_letters = dead_letters
         self._table = table
         self._samples_max = float(settings.samples_max)
+        self._failures = 0  # in a row, of whatever was sent
+        self._accepted = EMPTY_FRAME  # what the server took last
+        self._is_burying = False  # whether this batch, or the one before, had dead letters
 
     async def run(self) -> None:
         """Deliver until cancelled; what was under way then is delivered again."""
@@ -89,51 +110,107 @@ class Delivery:
             if not self._stats.error_last:
                 self._stats.state = "idle"
             batch = await self._reader.next(int(self._samples_max))
+            before = self._stats.dead_letters_total
             await self._deliver(batch.frame)
             await self._reader.acknowledge(batch)
+            self._is_burying = self._stats.dead_letters_total > before
+            self._samples_max = min(self._samples_max * GROWTH, float(self._settings.samples_max))
             self._stats.batches_total += 1
             self._refresh_lag()
 
     async def _deliver(self, frame: Frame) -> None:
         """Return once every row is stored or a dead letter."""
-        waiting = [frame]
-        while waiting:
-            part = waiting.pop()
-            try:
-                await self._send(part)
-            except (SinkTooLarge, SinkRejected) as refusal:
-                if isinstance(refusal, SinkTooLarge):
-                    self._samples_max = max(1.0, min(self._samples_max, len(part) / 2))
-                cut = self._middle(part)
-                if cut:
-                    waiting += [part.rows(cut, len(part)), part.rows(0, cut)]
-                else:
-                    self._bury(part, dict.fromkeys(range(len(part)), str(refusal)))
-            else:
-                grown = self._samples_max * GROWTH
-                self._samples_max = min(float(self._settings.samples_max), grown)
-
-    async def _send(self, frame: Frame) -> None:
-        """Send one frame, again and again while that may help."""
-        failures = 0
+        trouble = await self._send(frame, SAME_FAILURES_MAX)
+        if trouble is None:
+            return
+        search = Search(points_of(frame, self._table))
+        part = frame
         while True:
+            await self._learn(search, trouble, frame, part)
+            if search.is_done:
+                self._recovered()
+                return
+            part, patience = frame.where(search.rows), SAME_FAILURES_MAX
+            if search.is_narrowing:
+                patience = LONE_FAILURES_MAX if search.is_lone else 1
+            trouble = await self._send(part, patience, quiet=search.is_narrowing)
+
+    async def _learn(
+        self, search: Search, trouble: SinkError | None, frame: Frame, part: Frame
+    ) -> None:
+        """Tell the search what became of `part`; bury it where that is all there is to do."""
+        match trouble:
+            case None:
+                search.done()
+            case SinkUnavailable(is_slow=True):
+                self._shrink(len(part) / 2, SLOW_SAMPLES_MIN)
+                search.too_many()
+            case SinkTooLarge() if not search.is_lone:
+                self._shrink(len(part) / 2, 1)
+                search.too_many()
+            case SinkUnavailable() if search.is_lone and not await self._takes_others(
+                frame, search
+            ):
+                search.acquitted()
+            case _ if search.is_lone:
+                await self._bury(part, dict.fromkeys(range(len(part)), str(trouble)))
+                search.done()
+            case _:
+                search.refused()
+
+    async def _takes_others(self, frame: Frame, search: Search) -> bool:
+        """Whether the server takes points now: what it took last, or what is behind the suspect."""
+        if len(self._accepted):
+            points = points_of(self._accepted, self._table)
+            return await self._takes(self._accepted.where(points == points[-1]))
+        for rows in search.rows_behind():
+            if await self._takes(frame.where(rows)):
+                return True
+        return False
+
+    async def _takes(self, frame: Frame) -> bool:
+        try:
+            receipt = await self._write(frame)
+        except SinkError:
+            return False
+        self._remember(frame, receipt)
+        return len(receipt.rejected) < len(frame)
+
+    async def _send(self, frame: Frame, patience: int, *, quiet: bool = False) -> SinkError | None:
+        """None once a frame is stored; else why it will not do to send it again as it is.
+
+        `patience` is how many faults of the server in a row are believed to be its own. A `quiet`
+        one is an experiment: what becomes of it is no news of the sink.
+        """
+        faults = slow = 0
+        while True:
+            trouble: SinkParked | SinkUnavailable
             try:
                 receipt = await self._write(frame)
-            except SinkParked as error:
-                self._trouble("parked", error)
-                pause_s = random.uniform(*PARKED_RETRY_S)  # noqa: S311 - jitter, not a secret
-            except SinkUnavailable as error:
-                failures += 1
-                if error.is_server_fault and failures >= SAME_FAILURES_MAX:
-                    raise SinkRejected(str(error)) from error
-                self._trouble("retrying", error)
-                pause_s = self._pause_s(failures, error.retry_after_s)
+            except (SinkTooLarge, SinkRejected) as refusal:
+                self._failures = 0
+                return refusal
+            except SinkParked as parked:
+                trouble, state = parked, "parked"
+                faults = slow = 0
+                pause_s = _jittered(PARKED_RETRY_FIRST_S, PARKED_RETRY_MAX_S, self._failures)
+            except SinkUnavailable as unavailable:
+                trouble, state = unavailable, "retrying"
+                faults = faults + 1 if unavailable.is_server_fault else 0
+                slow = slow + 1 if unavailable.is_slow else 0
+                pause_s = self._pause_s(unavailable.retry_after_s)
             else:
-                self._well(frame, receipt.rejected)
-                return
+                await self._well(frame, receipt, quiet=quiet)
+                return None
+            if not quiet or state == "parked":
+                self._trouble(state, trouble)
+            self._failures += 1
             self._stats.retries_total += 1
             self._refresh_lag()
             await asyncio.sleep(pause_s)
+            too_slow = slow >= SLOW_FAILURES_MAX and len(frame) > SLOW_SAMPLES_MIN
+            if faults >= patience or too_slow:
+                return trouble
 
     async def _write(self, frame: Frame) -> Receipt:
         """What the sink says; a defect in it counts as a failure that these rows may cause."""
@@ -147,20 +224,33 @@ class Delivery:
             said = f"{type(defect).__name__}: {defect}"
             raise SinkUnavailable(f"a defect in the sink: {said}", is_server_fault=True) from defect
 
-    def _pause_s(self, failures: int, asked_s: float | None) -> float:
-        limit_s = min(self._settings.retry_max, RETRY_FIRST_S * 2 ** min(failures, 16))
-        own_s = random.uniform(limit_s / 4, limit_s)  # noqa: S311 - jitter, not a secret
+    def _pause_s(self, asked_s: float | None) -> float:
+        own_s = _jittered(RETRY_FIRST_S, self._settings.retry_max, self._failures)
         # A server that asks for a day is not believed: the data may need it sooner.
         return max(own_s, min(asked_s or 0.0, 10 * self._settings.retry_max))
 
-    def _well(self, frame: Frame, rejected: Mapping[int, str]) -> None:
-        stats = self._stats
-        if stats.error_last:
+    async def _well(self, frame: Frame, receipt: Receipt, *, quiet: bool) -> None:
+        self._failures = 0
+        if not quiet:
+            self._recovered()
+        self._stats.samples_total += len(frame) - len(receipt.rejected)
+        self._remember(frame, receipt)
+        if receipt.rejected:
+            await self._bury(frame, receipt.rejected)
+
+    def _recovered(self) -> None:
+        if self._stats.error_last:
             log.info("sink.recovered sink=%s", self._sink.name)
-        stats.state, stats.error_last = "sending", ""
-        stats.samples_total += len(frame)
-        if rejected:
-            self._bury(frame, rejected)
+        self._stats.state, self._stats.error_last = "sending", ""
+
+    def _remember(self, frame: Frame, receipt: Receipt) -> None:
+        """Keep what the server took last. Rows that only the encoder saw are no proof of it."""
+        if receipt.rejected:
+            taken = np.ones(len(frame), np.bool_)
+            taken[list(receipt.rejected)] = False
+            frame = frame.where(taken)
+        if len(frame):
+            self._accepted = frame
 
     def _trouble(self, state: str, error: SinkError) -> None:
         stats = self._stats
@@ -169,26 +259,28 @@ class Delivery:
             log.log(level, "sink.%s sink=%s error=%s", state, self._sink.name, error)
         stats.state, stats.error_last = state, str(error)
 
-    def _bury(self, frame: Frame, reasons: Mapping[int, str]) -> None:
-        before = self._stats.dead_letters_total
+    def _shrink(self, samples: float, samples_min: int) -> None:
+        self._samples_max = max(float(samples_min), min(self._samples_max, samples))
+
+    async def _bury(self, frame: Frame, reasons: Mapping[int, str]) -> None:
         self._stats.dead_letters_total += len(reasons)
-        self._dead_letters.put(frame, reasons, self._table)
-        if not before:
+        if not self._is_burying:
+            self._is_burying = True
             why = next(iter(reasons.values()))
             log.error(
                 "sink.dead_letter sink=%s samples=%d reason=%s", self._sink.name, len(reasons), why
             )
-
-    def _middle(self, frame: Frame) -> int:
-        """A row near the middle where another point begins; 0 when it is all one point."""
-        table = self._table
-        series = np.array([hash((table[i].measurement, table[i].labels)) for i in frame.tag_ids])
-        begins = (series[1:] != series[:-1]) | (frame.t_ns[1:] != frame.t_ns[:-1])
-        cuts = np.flatnonzero(begins) + 1
-        return int(cuts[len(cuts) // 2]) if len(cuts) else 0
+        # A card that is busy must not hold up the scans.
+        await asyncio.to_thread(self._dead_letters.put, frame, reasons, self._table)
 
     def _refresh_lag(self) -> None:
         backlog = self._reader.backlog()
         self._stats.lag_samples = backlog.samples
         age_ns = self._clock.utc_ns() - backlog.oldest_ns
         self._stats.lag_s = max(0.0, age_ns / 1e9) if backlog.samples else 0.0
+
+
+def _jittered(first_s: float, max_s: float, failures: int) -> float:
+    """The pause after some failures in a row: doubling, and spread, so that not all come back."""
+    limit_s = min(max_s, first_s * 2 ** min(failures, 16))
+    return random.uniform(limit_s / 4, limit_s)  # noqa: S311 - jitter, not a secret

@@ -1,4 +1,4 @@
-"""What two real servers read of names and texts made to confuse them.
+"""What two real servers read of names and texts made to confuse them, and of kills.
 
 InfluxDB 1 says what it cannot read; VictoriaMetrics answers 204 and drops it without a word. So
 whatever the encoder does not refuse must be found in both, under exactly the name it was given.
@@ -6,19 +6,32 @@ whatever the encoder does not refuse must be found in both, under exactly the na
 
 from __future__ import annotations
 
+import asyncio
 import math
 import random
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from gateway.clock import ManualClock
 from gateway.frame import Frame
+from gateway.sinks import delivery
 from gateway.sinks.config import Influx1Settings, Influx2Settings
-from gateway.sinks.influxdb import build
+from gateway.sinks.deadletters import DeadLetters
+from gateway.sinks.influxdb import InfluxSink, build
 from gateway.sinks.lineprotocol import LineEncoder
 from gateway.tag import DataType, Tag, TagTable
 from tests.samples import make_frame, make_tag
 from tests.servers import Influx1, Victoria, running
+from tests.sinks.fake_reader import FakeReader
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delivery, "RETRY_FIRST_S", 0.02)
+
 
 ALPHABET = "ab\\,= \"#'\té."
 NAMES = 400
@@ -101,3 +114,66 @@ async def test_influxdb_1_finds_every_point_that_is_not_refused(tmp_path: Path, 
             assert row[tag.field] == value, tag
             said = frame.exact[round(value)]  # the text's row is the next one
             assert row.get("said") == (None if "\n" in str(said) else said), tag
+
+
+async def deliver_through_restarts(
+    server: Influx1 | Victoria, end: Callable[[], None], sink: InfluxSink, folder: Path
+) -> None:
+    """Deliver 60 batches of 50 points; the server goes down three times meanwhile."""
+    table = sink._table
+    table.add(make_tag("p1.flow"))
+    frames = [
+        make_frame([(float(T_S + 50 * batch + t), 0, float(t)) for t in range(50)])
+        for batch in range(60)
+    ]
+    reader = FakeReader(frames)
+    made = delivery.Delivery(
+        sink=sink,
+        reader=reader,
+        settings=SimpleNamespace(samples_max=20_000, retry_max=0.2),
+        clock=ManualClock(),
+        dead_letters=DeadLetters(folder / "db.jsonl"),
+        table=table,
+    )
+    async with asyncio.timeout(60), sink.session(), asyncio.TaskGroup() as tasks:
+        delivering = tasks.create_task(made.run())
+        for batches in (10, 25, 40):
+            while reader.acknowledged < batches:  # noqa: ASYNC110 - the reader stays simple
+                await asyncio.sleep(0.001)
+            end()  # the loop stands still meanwhile, so that the delivery cannot finish first
+            assert not reader.done.is_set()
+            await asyncio.to_thread(server.start)
+        await reader.done.wait()
+        delivering.cancel()
+    assert sink.stats.dead_letters_total == 0
+    assert sink.stats.samples_total == 3000
+    assert sink.stats.retries_total >= 3
+
+
+async def test_influxdb_1_killed_three_times_has_everything_once(
+    tmp_path: Path, table: TagTable
+) -> None:
+    with running(Influx1(tmp_path / "influx")) as server:
+        server.query("CREATE DATABASE plant")
+        settings = Influx1Settings.model_validate(
+            {"type": "influxdb1", "name": "db", "url": server.url, "database": "plant"}
+        )
+        sink = build(settings, table)
+        await deliver_through_restarts(server, server.kill, sink, tmp_path)
+        (series,) = server.query("SELECT count(flow), sum(flow) FROM pump", "plant")
+        assert series["values"][0][1:] == [3000, 60 * sum(range(50))]
+
+
+async def test_victoriametrics_restarted_three_times_has_everything_once(
+    tmp_path: Path, table: TagTable
+) -> None:
+    """Stopped, not killed: it answers 204 a second before its data is safe from a kill."""
+    with running(Victoria(tmp_path / "vm")) as server:
+        settings = Influx2Settings.model_validate(
+            {"type": "influxdb2", "name": "db", "url": server.url, "bucket": "b"}
+        )
+        sink = build(settings, table)
+        await deliver_through_restarts(server, server.stop, sink, tmp_path)
+        (series,) = server.export('{__name__="pump_flow"}')
+        assert len(series["values"]) == len(set(series["timestamps"])) == 3000
+        assert sum(series["values"]) == 60 * sum(range(50))

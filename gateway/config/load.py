@@ -23,7 +23,7 @@ from gateway.asset import AssetSettings
 from gateway.config.checks import review
 from gateway.config.draft import Draft, MapReference
 from gateway.config.explain import Document
-from gateway.config.schema import GatewaySettings, SinkSettings, Sluicegate, SourceSettings
+from gateway.config.schema import AnySink, GatewaySettings, Sluicegate, SourceSettings
 from gateway.config.syntax import parse_toml, read_text
 from gateway.errors import ConfigError, Problem
 from gateway.inference.config import ModelSettings
@@ -38,7 +38,7 @@ _ENTRIES: dict[str, TypeAdapter[Any]] = {
     "asset": TypeAdapter(AssetSettings),
     "model": TypeAdapter(ModelSettings),
     "aggregate": TypeAdapter(AggregateSettings),
-    "sink": TypeAdapter(SinkSettings),
+    "sink": TypeAdapter(AnySink),
 }
 _GATEWAY: TypeAdapter[Any] = TypeAdapter(GatewaySettings)
 _MAP: TypeAdapter[Any] = TypeAdapter(MapReference)

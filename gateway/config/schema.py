@@ -17,10 +17,10 @@ from gateway.sources.mqtt.config import MqttSettings
 from gateway.spool.config import SpoolSettings
 from gateway.stages.config import AggregateSettings
 
-__all__ = ["GatewaySettings", "HttpSettings", "SinkSettings", "Sluicegate", "SourceSettings"]
+__all__ = ["AnySink", "GatewaySettings", "HttpSettings", "Sluicegate", "SourceSettings"]
 
 SourceSettings = Annotated[ModbusSettings | MqttSettings, Field(discriminator="type")]
-SinkSettings = Annotated[Influx2Settings | Influx1Settings, Field(discriminator="type")]
+AnySink = Annotated[Influx2Settings | Influx1Settings, Field(discriminator="type")]
 
 
 class HttpSettings(Settings):
@@ -92,6 +92,6 @@ class Sluicegate(Settings):
     aggregates: tuple[AggregateSettings, ...] = Field(
         alias="aggregate", default=(), description="windows over tags"
     )
-    sinks: tuple[SinkSettings, ...] = Field(
+    sinks: tuple[AnySink, ...] = Field(
         alias="sink", default=(), description="where to send it all; none = the spool alone"
     )

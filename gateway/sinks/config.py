@@ -8,38 +8,43 @@ from pydantic import Field
 
 from gateway.settings import Bytes, Name, Seconds, SecretReference, Settings
 
-__all__ = ["Influx1Settings", "Influx2Settings", "LaneName"]
+__all__ = ["HttpSinkSettings", "Influx1Settings", "Influx2Settings", "LaneName", "SinkSettings"]
 
 LaneName = Literal["event", "score", "aggregate", "raw"]
 
 
-class _HttpSettings(Settings):
-    """What both write APIs of InfluxDB have in common."""
+class SinkSettings(Settings):
+    """What every [[sink]] has: its name, what it is sent, and how patiently."""
 
     name: Name = Field(description="what logs, metrics and the page call it", examples=["plant"])
-    url: str = Field(
-        pattern=r"^https?://[^\s/?#@]+(/[^\s?#]*)?$",
-        description="where the server is, without the path of its API",
-        examples=["http://127.0.0.1:8086"],
-    )
     lanes: tuple[LaneName, ...] = Field(
         default=("event", "score", "aggregate", "raw"),
         min_length=1,
         description="what to send; in this order after an outage",
     )
     samples_max: int = Field(default=20_000, ge=1, le=1_000_000, description="samples a request")
-    bytes_max: Bytes = Field(
-        default=4 * 2**20, ge=1024, description="body before compression, a request"
-    )
     timeout: Seconds = Field(default=10.0, gt=0, description="for one whole request")
     retry_max: Seconds = Field(
         default=60.0, ge=0.1, description="longest pause between two attempts"
+    )
+
+
+class HttpSinkSettings(SinkSettings):
+    """A destination behind HTTP(S)."""
+
+    url: str = Field(
+        pattern=r"^https?://[^\s/?#@]+(/[^\s?#]*)?$",
+        description="where the server is, without the path of its API",
+        examples=["http://127.0.0.1:8086"],
+    )
+    bytes_max: Bytes = Field(
+        default=4 * 2**20, ge=1024, description="body before compression, a request"
     )
     gzip: bool = Field(default=True, description="compress what is sent")
     tls_ca: str = Field(default="", description="file of the CA to trust; empty = the system's")
 
 
-class Influx2Settings(_HttpSettings):
+class Influx2Settings(HttpSinkSettings):
     """InfluxDB 2 or 3, or anything that speaks its /api/v2/write (VictoriaMetrics)."""
 
     type: Literal["influxdb2"]
@@ -50,7 +55,7 @@ class Influx2Settings(_HttpSettings):
     )
 
 
-class Influx1Settings(_HttpSettings):
+class Influx1Settings(HttpSinkSettings):
     """InfluxDB 1, or anything that speaks its /write."""
 
     type: Literal["influxdb1"]

@@ -54,6 +54,7 @@ class Replayable(Protocol):
     """What recovery asks of the spool."""
 
     last_turn_ns: int
+    derived_turn_ns: int
 
     def replay(self, since_ns: int) -> Iterable[tuple[int, Turn]]: ...
 
@@ -116,9 +117,10 @@ class Turns:
         Within the horizon every raw turn is worked again. A derived lane names the last raw
         sequence it has the outcome of (`applied`), so only what comes after it is missing.
         """
-        last_ns = spool.last_turn_ns
-        if not last_ns:
+        if not spool.last_turn_ns:
             return None
+        # What the derived lanes may lack was made from state that is older still.
+        last_ns = min(spool.last_turn_ns, spool.derived_turn_ns)
         engine_from = last_ns - (self._engine.horizon_ns if self._engine else 0)
         windows_from = last_ns - max((w.horizon_ns for w in self._windows), default=0)
         start_ns = min(engine_from, windows_from, last_ns - DUPLICATES_HORIZON_NS)
@@ -136,7 +138,7 @@ class Turns:
                 if len(made) and sequence > spool.applied(lane):
                     missing[lane].append(made)
         frames = {lane: Frame.concatenate(made) for lane, made in missing.items() if made}
-        return Turn(last_ns, frames) if frames else None
+        return Turn(spool.last_turn_ns, frames) if frames else None
 
     def _derive(self, every: Frame, reported: Frame, now_ns: int) -> dict[Lane, Frame]:
         self.latest.update(every)

@@ -25,6 +25,7 @@ class FakeSpool:
         self.raw: list[tuple[int, Turn]] = []
         self.derived: dict[Lane, list[tuple[int, Frame]]] = {lane: [] for lane in Lane}
         self.sequence = 0
+        self.derived_turn_ns = 2**62  # all of it is there
 
     def commit(self, turns: list[Turn], *, only_raw: bool = False) -> None:
         self.sequence += 1

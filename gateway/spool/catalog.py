@@ -11,6 +11,7 @@ being read fails its checksum.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import threading
 from collections import OrderedDict
@@ -26,8 +27,10 @@ from gateway.frame import Frame, Lane
 from gateway.spool.columns import Columns, decode_columns
 from gateway.spool.dictionary import Dictionary, decode_tags
 from gateway.spool.disk import Disk
+from gateway.spool.gap import Gap, decode_gap
 from gateway.spool.segment import (
     FRAMES,
+    GAP,
     TAGS,
     Found,
     Record,
@@ -73,10 +76,11 @@ IndexArray: TypeAlias = npt.NDArray[np.void]
 
 
 class Contents:
-    """The records of one segment: where each is, what it spans, and the tags they use."""
+    """The records of one segment: where each is, what it spans, the tags they use, and gaps."""
 
     def __init__(self) -> None:
         self.dictionary = Dictionary()
+        self.gaps: list[Gap] = []
         self._rows = np.empty(64, INDEX_DTYPE)
         self._count = 0
 
@@ -101,6 +105,10 @@ class Contents:
             record.now_ns_max,
         )
         self._count += 1  # last: whoever takes a snapshot sees whole rows only
+
+    def keep(self, count: int) -> None:
+        """Forget the records behind the first `count`: they are written again elsewhere."""
+        self._rows, self._count = self._rows.copy(), count  # snapshots stay as they were
 
 
 class Rows(NamedTuple):
@@ -259,6 +267,9 @@ def contents_of(data: bytes, found: Sequence[Found]) -> tuple[Contents, int]:
                 contents.dictionary.add(record.tags, decode_tags(payload or b""))
             except SpoolDamaged:
                 damaged += 1
+        elif record.kind == GAP:
+            with contextlib.suppress(SpoolDamaged):
+                contents.gaps.append(decode_gap(payload_of(data, offset, record) or b""))
     return contents, damaged
 
 

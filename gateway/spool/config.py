@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from gateway.settings import Bytes, Seconds, Settings
 
-__all__ = ["SpoolSettings"]
+__all__ = ["LaneName", "SpoolSettings"]
+
+LaneName = Literal["event", "score", "aggregate", "raw"]
 
 MiB = 2**20
 
@@ -20,11 +24,22 @@ class SpoolSettings(Settings):
     )
     raw: bool = Field(default=True, description="keep raw frames; off spares the card, see check")
     commit_period: Seconds = Field(
-        default=0.5, gt=0, le=10, description="the most a crash can take"
+        # With the turn before and the flush behind it a second passes: a flush a second, no more,
+        # and no more than a second is lost.
+        default=0.98,
+        gt=0,
+        le=10,
+        description="the most a crash can take",
     )
     commit_bytes: Bytes = Field(
         default=256 * 1024, ge=4096, description="commit at once when this much waits"
     )
     pending_bytes_max: Bytes = Field(
         default=16 * MiB, ge=MiB, description="waiting for the disk; above it sources are held back"
+    )
+    age_max: dict[LaneName, Seconds] = Field(
+        default={}, description="older samples of a lane are deleted, whole files at a time"
+    )
+    lane_bytes_max: dict[LaneName, Bytes] = Field(
+        default={}, description="of single lanes, within `bytes_max`"
     )

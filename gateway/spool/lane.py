@@ -1,7 +1,10 @@
-"""Lane: writing one lane. Records are staged for one write, synced as one batch, then believed.
+"""Lane: writing one lane. Records are staged for one write, and synced as one batch.
+
+A batch may be written in several goes before it is synced: what is derived can be made again from
+the raw lane, so it need not cost the card a flush of its own. Until the sync the drafts are kept.
 
 When a write or sync fails, its file is closed and nothing more is written to that segment: what
-the kernel did with the pages is unknown. The same records go to a new segment, whose header says
+the kernel did with the pages is unknown. The whole batch goes to a new segment, whose header says
 from which sequence on it has the word.
 """
 
@@ -23,24 +26,33 @@ from gateway.spool.catalog import Catalog, Contents, Segment, segment_path
 from gateway.spool.columns import Columns, encode_columns
 from gateway.spool.dictionary import encode_tags
 from gateway.spool.disk import Disk, File
+from gateway.spool.gap import Gap, encode_gap
 from gateway.spool.pool import Pool
 from gateway.spool.segment import (
     FRAMES,
+    GAP,
     RECORDS_START,
     SUMMARY_START,
     TAGS,
     TIME_MIN,
     Record,
     SegmentHeader,
+    Summary,
     encode_header,
     encode_record,
     encode_summary,
     summary_of,
 )
+from gateway.spool.shapes import Shapes
 from gateway.spool.stats import SpoolStats
 from gateway.tag import Tag, TagTable
 
 __all__ = ["Draft", "LaneWriter", "Shared"]
+
+# Drafts that wait for a sync are in memory; this much on disk is some ten times as much there.
+UNSYNCED_BYTES_MAX = 512 * 1024
+# A lane that nothing is written to has nothing deleted either; more than a few never wait.
+GAPS_WAITING_MAX = 100
 
 
 @dataclass(slots=True, eq=False)
@@ -78,7 +90,7 @@ class LaneWriter:
         segments = shared.catalog.segments[lane]
         self._segment: Segment | None = segments[-1] if segments else None
         # Where the lane stands, of what is durable.
-        self.sequence_end = sequence_min
+        self._sequence_min = self.sequence_end = sequence_min
         self.samples_end = 0
         self.raw_sequence = 0
         if self._segment is not None:
@@ -94,21 +106,45 @@ class LaneWriter:
             known = self._contents.dictionary.local_ids(shared.table)
             self._local_ids = np.full(max(known, default=-1) + 1, -1, np.int32)
             self._local_ids[list(known.keys())] = list(known.values())
-        # The batch: records for one write and one sync.
-        self._staged: list[tuple[Record, Draft | None]] = []
+        self._shapes = Shapes()
+        # Records for one write.
+        self._staged: list[tuple[Record, Draft | Gap | None]] = []
         self._buffer = bytearray()
         self._samples_staged = 0
+        # The batch: what was written since the last sync, and where the segment stood then.
+        self._unsynced: list[Draft] = []
+        self._redo: list[Draft] = []  # of a batch that could not be synced
+        self._gaps: list[Gap] = []  # to be written with the next record
+        self._gaps_unsynced: list[Gap] = []
+        self._unsynced_bytes = 0
+        self._batch_records = 0
+        self._synced = self._segment.summary if self._segment is not None else None
 
-    def write(self, drafts: Sequence[Draft]) -> None:
-        """Make the drafts durable, in order. OSError leaves those with a sequence durable."""
+    def write(self, drafts: Sequence[Draft], *, sync: bool = True) -> None:
+        """Write the drafts, in order; with `sync` they are durable then, and all before them.
+
+        OSError leaves those with a sequence durable, and the others to be given again, except
+        for the unsynced ones of earlier calls: these are kept here.
+        """
+        redo, self._redo = self._redo, []
         try:
-            for draft in drafts:
+            for draft in (*redo, *drafts):
                 if not draft.sequence:
                     self._stage(draft)
-            self._flush()
+            self._flush(sync=sync or self._unsynced_bytes > UNSYNCED_BYTES_MAX)
         except BaseException:
-            self._give_up()
+            self._redo = [draft for draft in redo if not draft.sequence]
+            self._give_up(drafts)
             raise
+
+    def sync(self) -> None:
+        """Make durable what was written without."""
+        if self._unsynced or self._redo:
+            self.write([])
+
+    def note_gap(self, gap: Gap) -> None:
+        """Say with the next record what was deleted; a flush of its own it is not worth."""
+        self._gaps = [*self._gaps[-(GAPS_WAITING_MAX - 1) :], gap]
 
     def close(self) -> None:
         if self._file is not None:
@@ -125,20 +161,24 @@ class LaneWriter:
         """Add a draft to the batch; to a new segment's when this one has no room for it."""
         parts = self._compose(draft) if self._can_grow() else []
         if not self._fits(parts):
-            self._flush()
+            self._flush(sync=True)
             self._forget_tags()  # all are new to the next segment
             parts = self._compose(draft)
             self._begin_segment(sum(record.bytes_on_disk for record, _ in parts))
         assert self._segment is not None
+        gaps = iter(self._gaps)
         for record, payload in parts:
             staged = record._replace(
                 previous_crc=self._crc_last,
-                batch_index=len(self._staged),
+                batch_index=self._batch_records + len(self._staged),
                 sequence=self.sequence_end + len(self._staged),
             )
             data, self._crc_last = encode_record(staged, payload, self._segment.seed)
             self._buffer += data
-            self._staged.append((staged, draft if record.kind == FRAMES else None))
+            what = {FRAMES: draft, GAP: next(gaps, None) if record.kind == GAP else None}
+            self._staged.append((staged, what.get(record.kind)))
+        self._gaps_unsynced += self._gaps
+        self._gaps = []
         self._samples_staged += len(draft.frame)
 
     def _can_grow(self) -> bool:
@@ -155,6 +195,9 @@ class LaneWriter:
         """The records of a draft and their payloads, without their place in the lane."""
         frame = draft.frame
         parts = []
+        for gap in self._gaps:
+            payload = encode_gap(gap)
+            parts.append((self._record(GAP, draft, payload, 0), payload))
         first_new = len(self._contents.dictionary)
         tags_new = self._learn(frame.tag_ids)
         if tags_new:
@@ -165,7 +208,7 @@ class LaneWriter:
             draft.row_ends,
             dataclasses.replace(frame, tag_ids=self._local_ids[frame.tag_ids]),
         )
-        payload = encode_columns(columns)
+        payload = encode_columns(columns, self._shapes)
         tags = len(self._contents.dictionary)
         parts.append((self._record(FRAMES, draft, payload, tags), payload))
         return parts
@@ -213,32 +256,50 @@ class LaneWriter:
     def _forget_tags(self) -> None:
         self._contents = Contents()
         self._local_ids.fill(-1)
+        self._shapes = Shapes()
 
-    def _flush(self) -> None:
-        """Write and sync what is staged; from here on it is durable and may be read."""
+    def _flush(self, *, sync: bool) -> None:
+        """Write what is staged; from here on it may be read."""
         segment = self._segment
-        if segment is None or not self._staged:
+        if segment is None or not (self._staged or (sync and self._unsynced)):
             return
         file = self._opened(segment)
         if not file.is_linked():
             raise OSError(errno.ENOENT, f"{segment.path.name} was deleted while in use")
-        file.write(self._buffer, segment.summary.end)
-        file.sync()
         stats = self._shared.stats
-        stats.fsyncs_total += 1
-        stats.bytes_written_total += len(self._buffer)
+        if self._staged:
+            file.write(self._buffer, segment.summary.end)
+            stats.bytes_written_total += len(self._buffer)
+        if sync:
+            file.sync()
+            stats.fsyncs_total += 1
+        self._believe(segment)
+        if sync:
+            self._unsynced.clear()
+            self._gaps_unsynced.clear()
+            self._unsynced_bytes = self._batch_records = 0
+            self._synced = segment.summary
+
+    def _believe(self, segment: Segment) -> None:
+        """What is staged has been written: readers may see it."""
+        stats = self._shared.stats
         stats.records_total += len(self._staged)
         summary = segment.summary
-        for record, draft in self._staged:
-            if draft is not None:
+        for record, what in self._staged:
+            if isinstance(what, Draft):
                 self._contents.add(summary.end, record)
-                draft.sequence = record.sequence
+                what.sequence = record.sequence
+                self._unsynced.append(what)
+            elif what is not None:
+                self._contents.gaps.append(what)
             summary = summary.with_record(summary.end, record)
         stats.samples_total += summary.samples_end - self.samples_end
         self.sequence_end, self.samples_end = summary.sequence_end, summary.samples_end
         self.raw_sequence = summary.raw_sequence
         segment.crc_last = self._crc_last
         segment.summary = summary
+        self._unsynced_bytes += len(self._buffer)
+        self._batch_records += len(self._staged)
         self._unstage()
 
     def _unstage(self) -> None:
@@ -281,6 +342,7 @@ class LaneWriter:
         segment.is_checked = True
         segment.contents = self._contents
         self._segment, self._file, self._crc_last = segment, file, segment.seed
+        self._synced = segment.summary
         shared.catalog.segments[self.lane] += (segment,)
         shared.stats.fsyncs_total += 2
 
@@ -298,21 +360,43 @@ class LaneWriter:
         self.close()
         self._shared.catalog.release(segment)
 
-    def _give_up(self) -> None:
+    def _give_up(self, drafts: Sequence[Draft]) -> None:
         """After a failure: nothing more is written to this segment, and this file is not used."""
         self._unstage()
         with contextlib.suppress(OSError):
             self.close()
-        self._forget_tags()
         segment = self._segment
+        if segment is not None and self._synced is not None:
+            self._take_back(segment, self._synced, drafts)
+        self._forget_tags()
         if segment is None:
             return
         segment.can_grow = False
         if segment.summary.records:
             self._shared.catalog.release(segment)
             return
+        self._synced = None
         # There is nothing in it; a disk that fails for hours must not leave a file each time.
         segments = self._shared.catalog.segments
         segments[self.lane] = tuple(s for s in segments[self.lane] if s is not segment)
         self._segment = segments[self.lane][-1] if segments[self.lane] else None
         self._shared.pool.discard([segment.path])
+
+    def _take_back(self, segment: Segment, synced: Summary, drafts: Sequence[Draft]) -> None:
+        """Come back to where the last sync left the lane; the batch since is to be written again.
+
+        Of `drafts` whoever gave them keeps those that have no sequence.
+        """
+        given = {id(draft) for draft in drafts}
+        for draft in self._unsynced:
+            draft.sequence = 0
+        self._redo = [draft for draft in self._unsynced if id(draft) not in given] + self._redo
+        self._unsynced.clear()
+        self._unsynced_bytes = self._batch_records = 0
+        self._shared.stats.samples_total -= segment.summary.samples_end - synced.samples_end
+        if segment.contents is not None:
+            segment.contents.keep(synced.records)
+        segment.summary = synced
+        self._gaps, self._gaps_unsynced = self._gaps_unsynced + self._gaps, []
+        self.sequence_end = max(synced.sequence_end, self._sequence_min)
+        self.samples_end, self.raw_sequence = synced.samples_end, synced.raw_sequence

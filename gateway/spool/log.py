@@ -85,6 +85,8 @@ class Spool:
         self.stats: SpoolStats = store.stats
         # Time of the last durable turn; 0 if there is none, or raw turns are not kept.
         self.last_turn_ns = store.last_turn_ns
+        # From the turn behind this one on, a power cut may have taken what was derived.
+        self.derived_turn_ns = store.derived_turn_ns
 
     @staticmethod
     @asynccontextmanager

@@ -38,7 +38,7 @@ class Pool:
         directory: Path,
         settings: SpoolSettings,
         catalog: Catalog,
-        on_evict: Callable[[Segment], None],
+        on_evict: Callable[[Segment, str], None],
     ) -> None:
         self.bytes_max = settings.bytes_max
         self.segment_bytes = _blocks(min(settings.segment_bytes, self.bytes_max // SEGMENTS_MIN))
@@ -47,6 +47,12 @@ class Pool:
         self._directory = directory
         self._catalog = catalog
         self._on_evict = on_evict
+        self._age_ns_max = {
+            Lane[name.upper()]: round(age_s * 1e9) for name, age_s in settings.age_max.items()
+        }
+        self._lane_bytes_max = {
+            Lane[name.upper()]: size for name, size in settings.lane_bytes_max.items()
+        }
         self._spare_bytes = 0
         self._discarded: list[Path] = []  # to be deleted
 
@@ -95,6 +101,19 @@ class Pool:
         while self.bytes_used > self.bytes_max and self._evict(size=0):
             pass
 
+    def expire(self, now_ns: int) -> None:
+        """Delete what its lane's own retention does not keep; never the last segment of a lane."""
+        for lane in self._age_ns_max.keys() | self._lane_bytes_max.keys():
+            bytes_max = self._lane_bytes_max.get(lane, self.bytes_max)
+            since_ns = now_ns - self._age_ns_max.get(lane, now_ns)
+            while len(segments := self._catalog.segments[lane]) > 1:
+                if sum(segment.size for segment in segments) > bytes_max:
+                    self._delete(segments[0], self.segment_bytes, "lane")
+                elif segments[0].summary.t_ns_max < since_ns:
+                    self._delete(segments[0], self.segment_bytes, "age")
+                else:
+                    break
+
     def _provide(self, size: int) -> None:
         """A spare of exactly `size` bytes."""
         if self._spare_bytes not in (0, size):
@@ -118,32 +137,35 @@ class Pool:
 
     def _evict(self, size: int) -> bool:
         """Delete the oldest segment, or make it the spare; False if none can go."""
+        for lane in EVICTION_ORDER:
+            segments = self._catalog.segments[lane]
+            if len(segments) > 1:
+                self._delete(segments[0], size, "space")
+                return True
+        return False
+
+    def _delete(self, oldest: Segment, size: int, reason: str) -> None:
+        """Delete a lane's first segment, or make it the spare if that is to have its size."""
         # A discarded file may hold records that a failed sync left. The segment behind it says
         # that they do not count, so it must not go first.
         self._purge()
-        for lane in EVICTION_ORDER:
-            oldest, *rest = self._catalog.segments[lane] or (None,)
-            if oldest is None or not rest:
-                continue
-            becomes_spare = oldest.size == size and not self._spare_bytes
-            oldest.is_gone = True  # before the file is: whoever reads it meanwhile is not alarmed
-            try:
-                with contextlib.suppress(FileNotFoundError):
-                    if becomes_spare:
-                        self._disk.rename(oldest.path, self.spare_path)
-                    else:
-                        self._disk.unlink(oldest.path)
-            except OSError:
-                oldest.is_gone = False
-                raise
-            self._catalog.segments[lane] = tuple(rest)
-            self._on_evict(oldest)
-            if becomes_spare:
-                # Its old name must be gone for good before anything else is written into it.
-                self._disk.sync_directory(self._directory)
-                self._spare_bytes = size
-            return True
-        return False
+        becomes_spare = oldest.size == size and not self._spare_bytes
+        oldest.is_gone = True  # before the file is: whoever reads it meanwhile is not alarmed
+        try:
+            with contextlib.suppress(FileNotFoundError):
+                if becomes_spare:
+                    self._disk.rename(oldest.path, self.spare_path)
+                else:
+                    self._disk.unlink(oldest.path)
+        except OSError:
+            oldest.is_gone = False
+            raise
+        self._catalog.segments[oldest.lane] = self._catalog.segments[oldest.lane][1:]
+        self._on_evict(oldest, reason)
+        if becomes_spare:
+            # Its old name must be gone for good before anything else is written into it.
+            self._disk.sync_directory(self._directory)
+            self._spare_bytes = size
 
     def _purge(self) -> None:
         while self._discarded:

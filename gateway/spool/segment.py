@@ -25,6 +25,7 @@ from gateway.frame import Lane
 
 __all__ = [
     "FRAMES",
+    "GAP",
     "HEADER_BYTES",
     "HEAD_BYTES",
     "RECORDS_START",
@@ -50,6 +51,7 @@ __all__ = [
 VERSION = 1
 FRAMES = 1  # kinds of record
 TAGS = 2
+GAP = 3
 
 SUMMARY_START = 512  # a sector of its own
 HEAD_BYTES = 1024  # of header and summary
@@ -62,7 +64,7 @@ _CHECKSUM = struct.Struct("<I")
 class Record(NamedTuple):
     """A record's header, without magic, version and checksum."""
 
-    kind: int  # FRAMES or TAGS
+    kind: int  # FRAMES, TAGS or GAP
     payload_bytes: int
     payload_crc: int
     previous_crc: int  # header checksum of the record before; the seed in a segment's first

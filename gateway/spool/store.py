@@ -20,6 +20,7 @@ from gateway.spool.catalog import Catalog, Rows, Segment
 from gateway.spool.config import SpoolSettings
 from gateway.spool.cursor import SUFFIX, Cursor
 from gateway.spool.disk import Disk, File
+from gateway.spool.gap import Gap
 from gateway.spool.lane import Draft, LaneWriter, Shared
 from gateway.spool.pool import Pool
 from gateway.spool.recovery import find_segments
@@ -66,6 +67,10 @@ class Store:
         self.cursors: dict[str, Cursor] = {}
         self.reading: dict[str, tuple[Lane, ...]] = {}  # lanes of those that are read with now
         self.last_turn_ns = 0
+        # What was derived from raw records before this sequence is on disk for certain. Every raw
+        # record says it; 0 in those written before there were marks, when all was synced at once.
+        self._derived_mark = 1
+        self.derived_turn_ns = 0
         self._writers: dict[Lane, LaneWriter] = {}
         self._lock: File | None = None
         self._is_losing = False  # samples that a sink has not had are being deleted
@@ -99,6 +104,8 @@ class Store:
         self._open_cursors()
         if self.settings.raw:
             self.last_turn_ns = self._find_last_turn_ns()
+            self._derived_mark = self._writers[Lane.RAW].raw_sequence or 1
+            self.derived_turn_ns = self._find_derived_turn_ns()
         self._update_stats()
 
     @property
@@ -116,14 +123,17 @@ class Store:
         for group in groups:
             if group.drafts is None:
                 group.drafts = self._drafts(group.turns)
-        self._write(Lane.RAW, groups)
+            if Lane.RAW in group.drafts:
+                group.drafts[Lane.RAW].raw_sequence = self._derived_mark
+        self._write(Lane.RAW, groups, sync=True)
         raw_sequence = self._writers[Lane.RAW].sequence_end - 1
         for lane in DERIVED:
             for group in groups:
                 draft = (group.drafts or {}).get(lane)
                 if draft is not None and not draft.sequence:
                     draft.raw_sequence = group.sequence or raw_sequence
-            self._write(lane, groups)
+            # What can be made again from the raw lane is synced with the next flush that is due.
+            self._write(lane, groups, sync=lane is Lane.EVENT or not self.settings.raw)
         if self.settings.raw:
             self.last_turn_ns = groups[-1].turns[-1].now_ns
         self.stats.commits_total += 1
@@ -132,9 +142,22 @@ class Store:
     def tidy(self) -> None:
         """What can be done while nobody waits: fewer files if there are too many, or a spare."""
         self.pool.shrink()
+        self.pool.expire(self.clock.utc_ns())
         if any(writer.is_nearly_full for writer in self._writers.values()):
             self.pool.prepare()
             self._update_stats()
+
+    def sync_derived(self) -> None:
+        """Make durable what was written to the derived lanes; the replay need not go so far back.
+
+        Raises OSError; nothing is lost then, and the next time will do.
+        """
+        for lane in DERIVED:
+            if lane in self._writers:
+                self._writers[lane].sync()
+        # The first commit after a start brings what the replay has made anew.
+        if self.settings.raw and self.stats.commits_total:
+            self._derived_mark = self._writers[Lane.RAW].sequence_end
 
     def save_cursors(self) -> None:
         """Make the cursors durable that moved; one that cannot be saved stays for the next time."""
@@ -145,6 +168,8 @@ class Store:
                 self.stats.fsyncs_total += 1
 
     def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self.sync_derived()
         for writer in self._writers.values():
             with contextlib.suppress(OSError):
                 writer.close()
@@ -212,18 +237,23 @@ class Store:
             if kept[lane]
         }
 
-    def _write(self, lane: Lane, groups: Sequence[Group]) -> None:
+    def _write(self, lane: Lane, groups: Sequence[Group], *, sync: bool) -> None:
         drafts = [
             draft for group in groups if (draft := (group.drafts or {}).get(lane)) is not None
         ]
+        if drafts:
+            self._insist(lane, drafts, sync=sync)
+
+    def _insist(self, lane: Lane, drafts: Sequence[Draft], *, sync: bool) -> None:
+        """Write; a failure is answered with a new segment, once."""
         writer = self._writers[lane]
         try:
-            writer.write(drafts)
+            writer.write(drafts, sync=sync)
         except OSError as error:
             if self.stats.state == "ok":
                 log.warning("spool.write_failed lane=%s error=%s", lane.name.lower(), error)
             self.stats.error_last = str(error)
-            writer.write(drafts)
+            writer.write(drafts, sync=sync)
 
     def cursor_of(self, name: str, lanes: Sequence[Lane]) -> Cursor:
         """The cursor of a sink that begins to read; a gap from while it was away is counted."""
@@ -238,8 +268,8 @@ class Store:
                 self._note_gap(lane, begin - place)
         return cursor
 
-    def _on_evict(self, segment: Segment) -> None:
-        """Count what some sink will never get of a segment that is being deleted."""
+    def _on_evict(self, segment: Segment, reason: str) -> None:
+        """Count what some sink will never get of a segment that is deleted, and note the gap."""
         lane, summary = segment.lane, segment.summary
         undelivered = 0
         for name, lanes in list(self.reading.items()):  # the event loop may add one
@@ -251,6 +281,17 @@ class Store:
             self._note_gap(lane, undelivered)
         else:
             self._is_losing = False
+        self._writers[lane].note_gap(
+            Gap(
+                reason=reason,
+                samples=summary.samples_end - summary.samples_before,
+                undelivered=max(undelivered, 0),
+                sequence_first=segment.first_sequence,
+                sequence_last=summary.sequence_end - 1,
+                t_ns_min=_or_zero(summary.t_ns_min),
+                t_ns_max=_or_zero(summary.t_ns_max),
+            )
+        )
 
     def _note_gap(self, lane: Lane, samples: int) -> None:
         self.stats.samples_lost_total += samples
@@ -296,6 +337,18 @@ class Store:
     def _find_last_turn_ns(self) -> int:
         newest = next(self.rows_backwards(Lane.RAW), None)
         return int(newest.columns.now_ns[-1]) if newest is not None else 0
+
+    def _find_derived_turn_ns(self) -> int:
+        """Time of the last turn of which all that was derived is on disk; 0 if it is not known."""
+        if not self._writers[Lane.RAW].raw_sequence:
+            return self.last_turn_ns
+        sequence = self._derived_mark - 1
+        for segment in self.catalog.segments[Lane.RAW]:
+            if segment.first_sequence <= sequence < segment.summary.sequence_end:
+                index = self.catalog.contents(segment).index
+                rows = index[index["sequence"] <= sequence]
+                return int(rows["now_ns_max"][-1]) if len(rows) else 0
+        return 0
 
     def _number_of_spare(self) -> int:
         """The number that the spare bore last; its records would be believed under it."""

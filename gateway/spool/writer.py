@@ -23,6 +23,10 @@ RETRY_S = 2.0
 # Sending two seconds of samples twice after a power cut costs less than a flush for each batch.
 CURSOR_PERIOD_S = 2.0
 
+# How far the derived lanes may be behind on disk: each flush wears the card, and the replay that
+# makes them again grows by as much.
+DERIVED_SYNC_PERIOD_S = 60.0
+
 OnDone = Callable[[Sequence[Group], BaseException | None], None]
 
 
@@ -38,6 +42,7 @@ class Writer:
         self._is_ending = threading.Event()
         self._cursors_saved_s = store.clock.monotonic_s()
         self._cursors_failing = False
+        self._derived_synced_s = self._cursors_saved_s
         # A daemon: a disk that never answers must not keep the process from ending.
         self._thread = threading.Thread(target=self._run, name="spool-writer", daemon=True)
 
@@ -129,6 +134,9 @@ class Writer:
                 self._store.open()
                 self._recover()
             self._store.tidy()
+            if now_s - self._derived_synced_s >= DERIVED_SYNC_PERIOD_S:
+                self._derived_synced_s = now_s
+                self._store.sync_derived()
         except (OSError, SpoolLocked) as error:
             self._degrade(error)
         if now_s - self._cursors_saved_s >= CURSOR_PERIOD_S:

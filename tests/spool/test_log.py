@@ -55,7 +55,7 @@ async def test_what_is_durable_is_replayed_turn_by_turn(open_spool: Opener) -> N
         assert spool.applied(Lane.RAW) == [s for s, _ in spool.replay(0)][-1]
 
 
-async def test_a_future_is_done_after_its_syncs_and_the_raw_lanes_comes_first(
+async def test_a_commit_costs_a_flush_of_the_raw_lane_and_an_event_one_more(
     open_spool: Opener,
 ) -> None:
     disk = SimulatedDisk()
@@ -65,7 +65,23 @@ async def test_a_future_is_done_after_its_syncs_and_the_raw_lanes_comes_first(
         await spool.append(turn)
         disk.synced.clear()
         await spool.append(turn)
-        assert [name.split("-")[0] for name in disk.synced] == ["raw", "event", "score"]
+        assert [name.split("-")[0] for name in disk.synced] == ["raw", "event"]
+        turn = Turn(6, {Lane.SCORE: frames[Lane.SCORE], Lane.RAW: frame_of(1.0)})
+        disk.synced.clear()
+        await spool.append(turn)
+        assert [name.split("-")[0] for name in disk.synced] == ["raw"]
+        disk.synced.clear()
+    assert [name.split("-")[0] for name in disk.synced] == ["score"]
+
+
+async def test_without_a_raw_lane_what_is_derived_is_synced_at_once(open_spool: Opener) -> None:
+    disk = SimulatedDisk()
+    async with open_spool(disk=disk, raw=False) as spool:
+        turn = Turn(5, {Lane.SCORE: frame_of(1, tag=11)})
+        await spool.append(turn)
+        disk.synced.clear()
+        await spool.append(turn)
+        assert [name.split("-")[0] for name in disk.synced] == ["score"]
 
 
 async def test_derived_lanes_say_how_far_they_got(open_spool: Opener) -> None:

@@ -31,6 +31,8 @@ def live_and_die(seed: int, *, lives: int = 4, steps: int = 100, commits: int = 
                 world.commit(rng.randint(1, 3))
                 if rng.random() < 0.2:
                     world.store.tidy()
+                if rng.random() < 0.2:
+                    world.sync_derived()
         except PowerCut:
             disk.power_cut(rng)
         else:
@@ -59,7 +61,7 @@ def test_it_survives_when_files_are_written_a_second_time() -> None:
     evicted = 0
     for seed in range(SEEDS_LONG):
         with reported(seed):
-            world = live_and_die(seed, steps=2000, commits=150)
+            world = live_and_die(seed, steps=3000, commits=220)
         evicted += world.store.samples_begin(Lane.RAW) > 0
     assert evicted > SEEDS_LONG // 2
 

@@ -102,8 +102,11 @@ async def test_after_any_failure_the_aggregates_are_those_of_a_life_without_one(
             second = await live(disk, second, rng)
             disk.power_cut(rng)
             lives += 1
-        table = TagTable()
+        table, turns = new_turns()
         async with Spool.open(Path("/s"), SETTINGS, table, ManualClock(), disk) as spool:
+            missing = turns.recover(spool)
+            if missing is not None:
+                await spool.append(missing)
             assert told(table, [spool.tail(Lane.AGGREGATE, 10**6)]) == truth, seed
             assert spool.stats.records_damaged_total == 0
     assert lives > 50

@@ -12,6 +12,7 @@ import pytest
 
 from gateway.errors import SpoolLocked
 from gateway.frame import Frame, Lane, Turn
+from gateway.spool.gap import Gap
 from gateway.spool.segment import HEADER_BYTES, RECORDS_START, SUMMARY_START
 from gateway.spool.store import Group, Store
 from gateway.tag import TagTable
@@ -22,11 +23,15 @@ from tests.spool.worlds import DIRECTORY, World, new_table, small_settings, valu
 CALLS = ("sync", "write", "create", "rename", "open", "sync_directory", "unlink", "make_directory")
 
 
-def filled(seed: int = 1, commits: int = 60, bytes_max: int = 1000 * 8192) -> World:
+def filled(
+    seed: int = 1, commits: int = 60, bytes_max: int = 1000 * 8192, *, sync_derived: bool = False
+) -> World:
     world = World(random.Random(seed), SimulatedDisk(), small_settings(bytes_max=bytes_max))
     world.open()
     for _ in range(commits):
         world.commit(1)
+        if sync_derived:
+            world.sync_derived()
     return world
 
 
@@ -138,7 +143,7 @@ def test_a_record_that_fits_no_segment_gets_a_file_of_its_own() -> None:
 
 def test_rotten_bits_cost_what_is_counted_and_the_rest_is_served() -> None:
     for seed in range(60):
-        world = filled(seed, commits=25)
+        world = filled(seed, commits=25, sync_derived=True)
         rng = random.Random(seed)
         world.store.close()
         lane = rng.choice((Lane.RAW, Lane.AGGREGATE))
@@ -324,4 +329,67 @@ def test_a_bound_that_was_lowered_is_kept_to_without_waiting_for_new_samples() -
     store.tidy()
     assert store.stats.bytes_used <= 10 * 8192
     assert world.disk.bytes_used <= 10 * 8192
+    world.check()
+
+
+def gaps_of(store: Store, lane: Lane) -> list[Gap]:
+    segments = store.catalog.segments[lane]
+    return [gap for segment in segments for gap in store.catalog.contents(segment).gaps]
+
+
+def test_what_is_deleted_leaves_a_gap_record_that_counts_it() -> None:
+    world = filled(bytes_max=24 * 8192, commits=10)
+    table, clock = world.table, world.clock
+    world.store.cursor_of("sink", [Lane.RAW])
+    for _ in range(200):
+        world.commit(1)
+        world.store.tidy()
+    store = reopen(world)
+    gaps = gaps_of(store, Lane.RAW)
+    begin = store.samples_begin(Lane.RAW)
+    assert gaps
+    assert {gap.reason for gap in gaps} == {"space"}
+    # The oldest gap records may have been deleted themselves; those there are follow each other.
+    assert [g.sequence_first for g in gaps[1:]] == [g.sequence_last + 1 for g in gaps[:-1]]
+    assert sum(gap.samples for gap in gaps) <= begin
+    assert all(gap.undelivered == gap.samples for gap in gaps)  # the sink has read nothing
+    assert all(gap.t_ns_min <= gap.t_ns_max <= clock.utc_ns() for gap in gaps)
+    assert len(table) == 4 * 12
+
+
+def test_a_lane_keeps_no_more_than_its_own_bytes_and_age() -> None:
+    world = World(
+        random.Random(1),
+        SimulatedDisk(),
+        small_settings(
+            bytes_max=1000 * 8192, lane_bytes_max={"raw": 3 * 8192}, age_max={"aggregate": 100.0}
+        ),
+    )
+    world.open()
+    for _ in range(400):
+        world.commit(1)
+        world.store.tidy()
+        assert world.store.stats.lanes[Lane.RAW].bytes_used <= 4 * 8192
+    world.check()
+    segments = world.store.catalog.segments
+    oldest_ns = segments[Lane.AGGREGATE][0].summary.t_ns_max
+    assert oldest_ns >= world.clock.utc_ns() - 100 * 10**9 or len(segments[Lane.AGGREGATE]) == 1
+    assert len(segments[Lane.SCORE]) > len(segments[Lane.AGGREGATE])
+    assert {gap.reason for gap in gaps_of(world.store, Lane.RAW)} == {"lane"}
+    assert {gap.reason for gap in gaps_of(world.store, Lane.AGGREGATE)} == {"age"}
+
+
+def test_a_derived_batch_that_cannot_be_synced_is_written_again_in_its_place() -> None:
+    world = filled(commits=5)
+    places = {lane: world.store.samples_end(lane) for lane in Lane}
+    there = {lane: values_of(world.store, lane) for lane in Lane}
+    failures = iter([errno.EIO])
+    world.disk.fail(lambda call: next(failures, 0) if call == "sync" else 0)
+    with pytest.raises(OSError, match="Input/output"):
+        world.store.sync_derived()
+    world.store.sync_derived()
+    assert {lane: values_of(world.store, lane) for lane in Lane} == there
+    assert {lane: world.store.samples_end(lane) for lane in Lane} == places
+    world.disk.power_cut(random.Random(1))
+    world.open()
     world.check()

@@ -80,7 +80,7 @@ class Spool:
         # A thread each, so that a long question never keeps a sink waiting.
         self._sink_reads = ThreadPoolExecutor(1, thread_name_prefix="spool-reader")
         self._history_reads = ThreadPoolExecutor(1, thread_name_prefix="spool-history")
-        self._writer = Writer(store, self._on_done, self._on_end)
+        self._writer = Writer(store, self._on_done, self._on_held, self._on_end)
         self.history = History(store.catalog, table, self._history_reads)
         self.stats: SpoolStats = store.stats
         # Time of the last durable turn; 0 if there is none, or raw turns are not kept.
@@ -234,6 +234,24 @@ class Spool:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
             self._loop.call_soon_threadsafe(self._settle, groups, error)
 
+    def _on_held(self, groups: Sequence[Group]) -> None:
+        """In the writer's thread."""
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._hold, groups)
+
+    def _hold(self, groups: Sequence[Group]) -> None:
+        """The groups may be read, but are in memory only: their futures wait."""
+        for group in groups:
+            held = self._waiting[group]
+            self._add_pending(-held.bytes_pending)
+            held.bytes_pending = 0
+        self.last_turn_ns = self._store.last_turn_ns
+        self._wake_readers()
+
+    def _wake_readers(self) -> None:
+        for reader in self._readers:
+            reader.wake()
+
     def _settle(self, groups: Sequence[Group], error: BaseException | None) -> None:
         settled = [self._waiting.pop(group) for group in groups]
         self._add_pending(-sum(done.bytes_pending for done in settled))
@@ -250,8 +268,7 @@ class Spool:
             samples = sum(done.samples for done in settled)
             log.error("spool.closed_undurable samples=%d error=%s", samples, error)
         self.last_turn_ns = self._store.last_turn_ns
-        for reader in self._readers:
-            reader.wake()
+        self._wake_readers()
 
     def _on_end(self) -> None:
         """In the writer's thread."""

@@ -15,7 +15,8 @@ from pathlib import Path
 from gateway.frame import Lane
 from gateway.spool.catalog import Catalog, Segment
 from gateway.spool.config import SpoolSettings
-from gateway.spool.disk import Disk, File
+from gateway.spool.disk import File
+from gateway.spool.overlay import OverlayDisk
 
 __all__ = ["Pool"]
 
@@ -34,7 +35,7 @@ class Pool:
 
     def __init__(
         self,
-        disk: Disk,
+        disk: OverlayDisk,
         directory: Path,
         settings: SpoolSettings,
         catalog: Catalog,
@@ -53,6 +54,8 @@ class Pool:
         self._lane_bytes_max = {
             Lane[name.upper()]: size for name, size in settings.lane_bytes_max.items()
         }
+        # Sixteen a lane: when one has to go, little goes with it.
+        self._memory_segment_bytes = _blocks(settings.pending_bytes_max // 64)
         self._spare_bytes = 0
         self._discarded: list[Path] = []  # to be deleted
 
@@ -79,7 +82,10 @@ class Pool:
 
     def take(self, size: int) -> tuple[File, int]:
         """The file at `spare_path`, open, with at least `size` bytes, and how many it has."""
-        size = max(self.segment_bytes, _blocks(size))
+        in_memory = self._disk.use_memory
+        size = max(self._memory_segment_bytes if in_memory else self.segment_bytes, _blocks(size))
+        if in_memory:
+            return self._take_memory(size), size
         self._disk.make_directory(self._directory)
         self._provide(size)
         try:
@@ -90,6 +96,25 @@ class Pool:
             file = self._disk.open(self.spare_path, write=True)
         self._spare_bytes = 0
         return file, size
+
+    def _take_memory(self, size: int) -> File:
+        while self._disk.bytes_free(self._directory) < size and self._evict_memory():
+            pass
+        self._spare_bytes = 0  # one on the disk is of no use now; `adopt` finds it again
+        return self._disk.create(self.spare_path, size)
+
+    def _evict_memory(self) -> bool:
+        """Give up the oldest segment that is in memory; False if none can go."""
+        for lane in EVICTION_ORDER:
+            for oldest in self._catalog.segments[lane][:-1]:
+                if self._disk.is_in_memory(oldest.path):
+                    oldest.is_gone = True
+                    self._disk.unlink(oldest.path)
+                    kept = tuple(s for s in self._catalog.segments[lane] if s is not oldest)
+                    self._catalog.segments[lane] = kept
+                    self._on_evict(oldest, "memory")
+                    return True
+        return False
 
     def prepare(self) -> None:
         """Have a spare ready, so that the next commit need not wait for it; or not, if it fails."""

@@ -87,7 +87,7 @@ class SpoolReader:
         """How far behind the sink is."""
         samples, oldest_ns = 0, 0
         for lane in self._lanes:
-            waiting = self._store.samples_end(lane) - self._place(lane)
+            waiting = self._store.samples_from(lane, self._place(lane))
             if waiting > 0:
                 samples += waiting
                 t_ns = self._oldest_ns(lane)

@@ -35,6 +35,7 @@ class SpoolStats:
     bytes_used: int = 0
     bytes_max: int = 0
     pending_bytes: int = 0  # waiting for the disk
+    memory_bytes: int = 0  # of files that are in memory because the disk refuses
     commit_ms_last: float = 0.0
     samples_total: int = 0  # made durable, all lanes
     records_total: int = 0

@@ -7,6 +7,7 @@ writer's. Sinks and queries read beside it, through the catalog.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -15,13 +16,15 @@ from pathlib import Path
 import numpy as np
 
 from gateway.clock import Clock, boot_id
+from gateway.errors import SpoolLocked
 from gateway.frame import EMPTY_FRAME, Frame, Lane, Turn
-from gateway.spool.catalog import Catalog, Rows, Segment
+from gateway.spool.catalog import Catalog, Rows, Segment, parse_name
 from gateway.spool.config import SpoolSettings
 from gateway.spool.cursor import SUFFIX, Cursor
 from gateway.spool.disk import Disk, File
 from gateway.spool.gap import Gap
 from gateway.spool.lane import Draft, LaneWriter, Shared
+from gateway.spool.overlay import OverlayDisk
 from gateway.spool.pool import Pool
 from gateway.spool.recovery import find_segments
 from gateway.spool.segment import HEAD_BYTES, TIME_MAX, TIME_MIN, decode_header
@@ -41,12 +44,18 @@ class Group:
 
     turns: list[Turn] = field(default_factory=list)
     drafts: dict[Lane, Draft] | None = None  # made at the first try
+    _sequence: int = 0
 
     @property
     def sequence(self) -> int:
         """Of its raw record; 0 where there is none."""
         raw = (self.drafts or {}).get(Lane.RAW)
-        return raw.sequence if raw is not None else 0
+        return raw.sequence if raw is not None else self._sequence
+
+    def forget_turns(self) -> None:
+        """Keep the sequence only: the records are written, if only in memory."""
+        self._sequence = self.sequence
+        self.turns, self.drafts = [], {}
 
 
 class Store:
@@ -59,11 +68,13 @@ class Store:
         self.settings = settings
         self.table = table
         self.clock = clock
-        self.disk = disk
+        self.disk = OverlayDisk(disk, settings.pending_bytes_max)
+        self._real_disk = disk
+        self._is_blind = False  # what the directory holds could not be seen
         self.stats = SpoolStats(bytes_max=settings.bytes_max)
         self.damage = Damage(self.stats)
-        self.catalog = Catalog(disk, self.damage)
-        self.pool = Pool(disk, directory, settings, self.catalog, self._on_evict)
+        self.catalog = Catalog(self.disk, self.damage)
+        self.pool = Pool(self.disk, directory, settings, self.catalog, self._on_evict)
         self.cursors: dict[str, Cursor] = {}
         self.reading: dict[str, tuple[Lane, ...]] = {}  # lanes of those that are read with now
         self.last_turn_ns = 0
@@ -78,11 +89,9 @@ class Store:
     def open(self) -> None:
         """Lock, create what is not there, recover what is. Raises SpoolLocked, OSError."""
         self.disk.make_directory(self.directory)
-        if self._lock is None:
-            self._lock = self.disk.lock(self.directory / "lock")
-        found = find_segments(
-            self.disk, self.directory, self.disk.names(self.directory), self.damage
-        )
+        self._take_lock()
+        names = self.disk.names(self.directory)
+        found = find_segments(self.disk, self.directory, names, self.damage)
         self.catalog.segments.update(found.segments)
         self.pool.adopt(found.useless)
         shared = Shared(
@@ -107,6 +116,60 @@ class Store:
             self._derived_mark = self._writers[Lane.RAW].raw_sequence or 1
             self.derived_turn_ns = self._find_derived_turn_ns()
         self._update_stats()
+
+    def _take_lock(self) -> None:
+        if self._lock is not None:
+            return
+        try:
+            self._lock = self.disk.lock(self.directory / "lock")
+        except OSError:
+            if not self.disk.use_memory:
+                raise
+
+    def enter_memory(self) -> None:
+        """Go on in memory, bounded: the disk has refused for too long. Raises SpoolLocked."""
+        self.disk.use_memory = True
+        if not self.is_open:
+            try:
+                self._real_disk.names(self.directory)
+            except OSError:
+                self._is_blind = True
+            self.open()
+
+    @property
+    def in_memory(self) -> bool:
+        return self.disk.use_memory
+
+    def leave_memory(self) -> None:
+        """Copy what is in memory to the disk, which is in use again then. Raises OSError."""
+        self._real_disk.make_directory(self.directory)
+        self.disk.use_memory = False
+        try:
+            self._take_lock()
+            self._check_not_blind()
+            for lane in (Lane.RAW, *DERIVED):
+                for segment in self.catalog.segments[lane]:
+                    if self.disk.is_in_memory(segment.path):
+                        self.disk.settle(segment.path)
+        except (OSError, SpoolLocked):
+            self.disk.use_memory = True
+            raise
+        finally:
+            for writer in self._writers.values():
+                writer.close()  # files in memory that have been copied are not written to
+        self._is_blind = False
+        self.pool.adopt(())
+        self._update_stats()
+
+    def _check_not_blind(self) -> None:
+        """Two spools, each with sequences of its own, cannot become one."""
+        if self._is_blind and any(map(parse_name, self._real_disk.names(self.directory))):
+            raise OSError(errno.EEXIST, "its files could not be read at the start: restart")
+
+    def is_kept(self, raw_sequence: int) -> bool:
+        """Whether a raw record that was written in memory has not been given up since."""
+        segments = self.catalog.segments[Lane.RAW]
+        return any(s.first_sequence <= raw_sequence < s.summary.sequence_end for s in segments)
 
     @property
     def is_open(self) -> bool:
@@ -141,6 +204,8 @@ class Store:
 
     def tidy(self) -> None:
         """What can be done while nobody waits: fewer files if there are too many, or a spare."""
+        if self.in_memory:
+            return
         self.pool.shrink()
         self.pool.expire(self.clock.utc_ns())
         if any(writer.is_nearly_full for writer in self._writers.values()):
@@ -156,15 +221,15 @@ class Store:
             if lane in self._writers:
                 self._writers[lane].sync()
         # The first commit after a start brings what the replay has made anew.
-        if self.settings.raw and self.stats.commits_total:
+        if self.settings.raw and self.stats.commits_total and not self.in_memory:
             self._derived_mark = self._writers[Lane.RAW].sequence_end
 
     def save_cursors(self) -> None:
         """Make the cursors durable that moved; one that cannot be saved stays for the next time."""
         for cursor in list(self.cursors.values()):
             if cursor.is_dirty:
-                self.disk.make_directory(cursor.path.parent)
-                cursor.save(self.disk)
+                self._real_disk.make_directory(cursor.path.parent)
+                cursor.save(self._real_disk)
                 self.stats.fsyncs_total += 1
 
     def close(self) -> None:
@@ -193,6 +258,14 @@ class Store:
         """Samples of the lane that have been deleted already."""
         segments = self.catalog.segments[lane]
         return segments[0].summary.samples_before if segments else 0
+
+    def samples_from(self, lane: Lane, place: int) -> int:
+        """Samples there are behind a place; what was given up between segments does not count."""
+        return sum(
+            max(0, segment.summary.samples_end - max(place, segment.summary.samples_before))
+            for segment in reversed(self.catalog.segments[lane])
+            if segment.summary.samples_end > place
+        )
 
     def rows_since(self, lane: Lane, since_ns: int) -> Iterator[Rows]:
         """Records that hold a turn at or after `since_ns`."""
@@ -312,8 +385,8 @@ class Store:
         """Load every cursor; behind the end of its lane one would miss what comes now."""
         directory = self.directory / "cursors"
         try:
-            self.disk.make_directory(directory)
-            names = self.disk.names(directory)
+            self._real_disk.make_directory(directory)
+            names = self._real_disk.names(directory)
         except OSError as error:
             log.warning("spool.cursors_unreadable error=%s", error)
             return
@@ -323,7 +396,7 @@ class Store:
                 continue
             cursor = self.cursors.setdefault(stem, Cursor(directory / name))
             try:
-                is_whole = cursor.load(self.disk)
+                is_whole = cursor.load(self._real_disk)
             except OSError:
                 is_whole = False
             if not is_whole:
@@ -360,6 +433,7 @@ class Store:
 
     def _update_stats(self) -> None:
         self.stats.bytes_used = self.pool.bytes_used
+        self.stats.memory_bytes = self.disk.memory_bytes
         for lane, segments in self.catalog.segments.items():
             stats = self.stats.lanes[lane]
             stats.segments = len(segments)

@@ -1,7 +1,9 @@
 """Writer: the one thread that touches the disk for the spool, however long the disk takes.
 
 Groups come in by a queue and leave as durable, in order. While the disk refuses, the groups stay
-and are tried again: the spool is degraded, bounded by `pending_bytes_max`, and mends by itself.
+and are tried again: the spool is degraded, and mends by itself. When that takes too long, they are
+written to files in memory instead: sinks and queries go on, the oldest is given up when memory is
+full, and nobody is told that anything is durable until it has been copied to the disk.
 """
 
 from __future__ import annotations
@@ -27,17 +29,29 @@ CURSOR_PERIOD_S = 2.0
 # makes them again grows by as much.
 DERIVED_SYNC_PERIOD_S = 60.0
 
+# Less is a card that cleans up. More, and what waits would soon hold the sources back.
+MEMORY_AFTER_S = 5.0
+# Groups in memory whose sources wait: three hours of them, some megabytes.
+HELD_MAX = 10_000
+
+OnHeld = Callable[[Sequence[Group]], None]
 OnDone = Callable[[Sequence[Group], BaseException | None], None]
 
 
 class Writer:
     """Commits groups; `on_done` is called in the writer's thread, with what kept them from it."""
 
-    def __init__(self, store: Store, on_done: OnDone, on_end: Callable[[], None]) -> None:
+    def __init__(
+        self, store: Store, on_done: OnDone, on_held: OnHeld, on_end: Callable[[], None]
+    ) -> None:
         self._store = store
         self._on_done = on_done
+        self._on_held = on_held
         self._on_end = on_end
         self._groups: deque[Group] = deque()
+        self._held: deque[Group] = deque()
+        self._refused_since_s: float | None = None
+        self._settle_tried_s = 0.0
         self._changed = threading.Condition()
         self._is_ending = threading.Event()
         self._cursors_saved_s = store.clock.monotonic_s()
@@ -69,6 +83,7 @@ class Writer:
                 elif self._is_ending.is_set():
                     break
                 self._tidy()
+            self._settle(at_end=True)
             self._save_cursors()
         finally:
             self._store.close()
@@ -94,15 +109,68 @@ class Writer:
                 if self._is_ending.is_set():
                     self._on_done(groups, error)
                     return
-                self._is_ending.wait(RETRY_S)
+                if not self._enter_memory():
+                    self._is_ending.wait(RETRY_S)
             except Exception as error:  # noqa: BLE001 - a defect must not cost the groups after it
                 self._refuse(groups, error)
                 return
             else:
                 stats.commit_ms_last = (clock.monotonic_s() - began_s) * 1000
-                self._recover()
-                self._on_done(groups, None)
+                if self._store.in_memory:
+                    self._hold(groups)
+                else:
+                    self._recover()
+                    self._on_done(groups, None)
                 return
+
+    def _enter_memory(self) -> bool:
+        """Whether the groups are to be tried in memory, at once."""
+        now_s = self._store.clock.monotonic_s()
+        if self._refused_since_s is None:
+            self._refused_since_s = now_s
+        if self._store.in_memory or now_s - self._refused_since_s < MEMORY_AFTER_S:
+            return False
+        try:
+            self._store.enter_memory()
+        except SpoolLocked:
+            return False
+        log.error("spool.in_memory consequence=forwarded as before, lost at a power cut")
+        return True
+
+    def _hold(self, groups: Sequence[Group]) -> None:
+        """Readable, but not durable: the futures wait for the disk."""
+        for group in groups:
+            group.forget_turns()
+        self._held += groups
+        self._on_held(groups)
+        given_up = []
+        while len(self._held) > HELD_MAX:
+            given_up.append(self._held.popleft())
+        self._give_up(given_up)
+
+    def _settle(self, *, at_end: bool = False) -> None:
+        """Move from memory to the disk, if it takes it."""
+        now_s = self._store.clock.monotonic_s()
+        if not self._store.in_memory or (now_s - self._settle_tried_s < RETRY_S and not at_end):
+            return
+        self._settle_tried_s = now_s
+        try:
+            self._store.leave_memory()
+        except (OSError, SpoolLocked) as error:
+            self._store.stats.error_last = str(error)
+            if at_end:
+                self._on_done(list(self._held), error)
+            return
+        held = list(self._held)
+        self._held.clear()
+        kept = [group for group in held if self._store.is_kept(group.sequence)]
+        self._recover()
+        self._on_done(kept, None)
+        self._give_up([group for group in held if not self._store.is_kept(group.sequence)])
+
+    def _give_up(self, groups: Sequence[Group]) -> None:
+        if groups:
+            self._on_done(groups, SpoolError("given up in memory while the disk refused"))
 
     def _degrade(self, error: Exception) -> None:
         stats = self._store.stats
@@ -112,6 +180,7 @@ class Writer:
             log.error("spool.degraded error=%s consequence=samples wait in memory", error)
 
     def _recover(self) -> None:
+        self._refused_since_s = None
         if self._store.stats.state != "ok":
             self._store.stats.state = "ok"
             log.info("spool.recovered")
@@ -133,6 +202,7 @@ class Writer:
             if not self._store.is_open:
                 self._store.open()
                 self._recover()
+            self._settle()
             self._store.tidy()
             if now_s - self._derived_synced_s >= DERIVED_SYNC_PERIOD_S:
                 self._derived_synced_s = now_s

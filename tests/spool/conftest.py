@@ -7,10 +7,11 @@ from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from gateway.clock import SystemClock
-from gateway.frame import Lane
+from gateway.frame import Frame, Lane, Turn
 from gateway.spool.disk import Disk
 from gateway.spool.log import Spool
 from gateway.tag import TagTable
@@ -55,3 +56,18 @@ def until() -> Until:
                 await asyncio.sleep(0.005)
 
     return wait
+
+
+def frame_of(*values: float, tag: int = 0, t_ns: int = 1000) -> Frame:
+    n = len(values)
+    return Frame.of(t_ns, np.full(n, tag, np.int32), np.array(values, np.float64))
+
+
+def raw_turn(now_ns: int, *values: float) -> Turn:
+    return Turn(now_ns, {Lane.RAW: frame_of(*values)} if values else {})
+
+
+def replayed(spool: Spool, since_ns: int = 0) -> list[tuple[int, list[float]]]:
+    return [
+        (turn.now_ns, turn.frames[Lane.RAW].values.tolist()) for _, turn in spool.replay(since_ns)
+    ]

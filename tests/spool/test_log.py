@@ -18,24 +18,8 @@ from gateway.errors import SpoolError, SpoolLocked
 from gateway.frame import EMPTY_FRAME, Frame, Lane, Turn
 from gateway.spool import log as spool_log
 from gateway.spool import writer
-from gateway.spool.log import Spool
-from tests.spool.conftest import Opener, Until
+from tests.spool.conftest import Opener, Until, frame_of, raw_turn, replayed
 from tests.spool.simulated_disk import SimulatedDisk
-
-
-def frame_of(*values: float, tag: int = 0, t_ns: int = 1000) -> Frame:
-    n = len(values)
-    return Frame.of(t_ns, np.full(n, tag, np.int32), np.array(values, np.float64))
-
-
-def raw_turn(now_ns: int, *values: float) -> Turn:
-    return Turn(now_ns, {Lane.RAW: frame_of(*values)} if values else {})
-
-
-def replayed(spool: Spool, since_ns: int = 0) -> list[tuple[int, list[float]]]:
-    return [
-        (turn.now_ns, turn.frames[Lane.RAW].values.tolist()) for _, turn in spool.replay(since_ns)
-    ]
 
 
 async def test_what_is_durable_is_replayed_turn_by_turn(open_spool: Opener) -> None:

@@ -3,6 +3,8 @@
 What is written is visible at once and durable after a sync. `power_cut` decides for every sector
 that was not synced whether it is the new one, the old one, or torn within; names that were not
 synced are undone from some point on, as an ordered journal does. `fail` makes coming calls fail.
+After a sync that failed the kernel calls its pages clean: no later sync makes them durable. `lie`
+has the coming sync say that all is well and leave a sector out, or put it somewhere else.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ class PowerCut(BaseException):
 class Inode:
     now: bytearray = field(default_factory=bytearray)
     durable: bytearray = field(default_factory=bytearray)
-    dirty: set[int] = field(default_factory=set)  # sectors
+    dirty: list[tuple[int, int]] = field(default_factory=list)  # begin and end of each write
+    dropped: list[tuple[int, int]] = field(default_factory=list)  # the same, of failed syncs
     links: int = 1
 
 
@@ -44,13 +47,19 @@ class SimulatedFile(File):
 
     def sync(self) -> None:
         self._check()
-        self._step("sync")
         inode = self._inode
+        try:
+            self._step("sync")
+        except OSError:
+            inode.dropped += inode.dirty
+            inode.dirty.clear()
+            raise
         if len(inode.durable) < len(inode.now):
             inode.durable.extend(bytes(len(inode.now) - len(inode.durable)))
-        for sector in inode.dirty:
-            cut = slice(sector * SECTOR, (sector + 1) * SECTOR)
-            inode.durable[cut] = inode.now[cut]
+        if self._disk.liar is not None:
+            self._disk.lie_about(inode)
+        for begin, end in inode.dirty:
+            inode.durable[begin:end] = inode.now[begin:end]
         inode.dirty.clear()
         self._disk.syncs += 1
         names = self._disk._names.items()
@@ -78,7 +87,7 @@ class SimulatedFile(File):
             self._disk.use(end - len(inode.now))
             inode.now.extend(bytes(end - len(inode.now)))
         inode.now[offset:end] = data[:size]
-        inode.dirty.update(range(offset // SECTOR, -(-end // SECTOR)))
+        inode.dirty.append((offset, end))
         return size
 
     def _pread(self, size: int, offset: int) -> bytes:
@@ -116,6 +125,7 @@ class SimulatedDisk(Disk):
         self.cut_at: int | None = None  # step from which on there is no power
         self.is_locked = False
         self.short_writes: random.Random | None = None
+        self.liar: random.Random | None = None  # for one sync
         self._names: dict[Path, Inode] = {}
         self._names_durable: dict[Path, Inode] = {}
         self._journal: list[Callable[[dict[Path, Inode]], None]] = []  # not synced
@@ -143,10 +153,8 @@ class SimulatedDisk(Disk):
         self._names = dict(self._names_durable)
         for inode in {id(inode): inode for inode in self._names.values()}.values():
             inode.links = 1
-            for sector in inode.dirty:
-                self._decide(inode, sector, rng)
-            inode.dirty.clear()
-            inode.now = bytearray(inode.durable)
+            self._decide_all(inode, rng)
+            inode.now = inode.durable.copy()
         self.bytes_used = sum(len(inode.now) for inode in self._names.values())
 
     def flip_bit(self, rng: random.Random, path: Path, start: int, end: int) -> None:
@@ -155,6 +163,23 @@ class SimulatedDisk(Disk):
         at, bit = rng.randrange(start, end), 1 << rng.randrange(8)
         for data in (inode.now, inode.durable):
             data[at] ^= bit
+
+    def lie_about(self, inode: Inode) -> None:
+        """One sector of those to be synced is lost, or written to some other place on the disk."""
+        rng, self.liar = self.liar, None
+        if rng is None or not inode.dirty:
+            return
+        begin, end = inode.dirty.pop(rng.randrange(len(inode.dirty)))
+        sector = rng.randrange(begin // SECTOR, -(-end // SECTOR)) * SECTOR
+        lost, behind = max(begin, sector), min(end, sector + SECTOR)
+        inode.dirty += [
+            part for part in ((begin, lost), (behind, end)) if part[0] < part[1]
+        ]
+        if rng.random() < 0.5:
+            other = self._names[rng.choice(sorted(self._names))]
+            place = rng.randrange(0, max(1, len(other.durable)), SECTOR)
+            size = len(other.durable[place : place + SECTOR])
+            other.durable[place : place + size] = inode.now[sector : sector + size].ljust(size, b"\0")
 
     def content(self, path: Path) -> bytearray:
         return self._names[path].now
@@ -263,17 +288,28 @@ class SimulatedDisk(Disk):
         inode.links = 0
         self.bytes_used -= len(inode.now)
 
-    @staticmethod
-    def _decide(inode: Inode, sector: int, rng: random.Random) -> None:
-        start = sector * SECTOR
+    def _decide_all(self, inode: Inode, rng: random.Random) -> None:
+        if not (inode.dirty or inode.dropped):
+            return
         if len(inode.durable) < len(inode.now):  # its length was not synced: holes are zeros
             inode.durable.extend(bytes(len(inode.now) - len(inode.durable)))
-        new = inode.now[start : start + SECTOR]
-        match rng.randrange(3):
-            case 0:
-                keep = len(new)
-            case 1:
-                keep = 0
-            case _:
-                keep = rng.randrange(len(new) + 1)
-        inode.durable[start : start + keep] = new[:keep]
+        sectors = {
+            sector
+            for begin, end in (*inode.dirty, *inode.dropped)
+            for sector in range(begin // SECTOR, -(-end // SECTOR))
+        }
+        for sector in sorted(sectors):
+            self._decide(inode, sector * SECTOR, rng)
+        inode.dirty.clear()
+        inode.dropped.clear()
+
+    @staticmethod
+    def _decide(inode: Inode, start: int, rng: random.Random) -> None:
+        chance = rng.random()
+        if chance < 1 / 3:
+            keep = SECTOR
+        elif chance < 2 / 3:
+            return
+        else:
+            keep = int(rng.random() * (SECTOR + 1))
+        inode.durable[start : start + keep] = inode.now[start : start + keep]

@@ -1,0 +1,365 @@
+"""A deterministic world: spool, sink and clock on a simulated disk, network and time. A seed a life.
+
+    python -m tests.faults.world --first 17 --seeds 1        # what one seed does
+    python -m tests.faults.world --seeds 1000000 --processes 2
+
+A world commits groups while the disk fails, lies and loses its power, and while the server is
+down, slow, or cut off before or after it stored. Derived samples are made again from the raw lane
+after a crash, as the pipeline does it. In the end the faults stop, and then:
+
+* it always opened, and every group is durable that was said to be;
+* the server has every sample of such groups exactly once by series and time, with its value, but
+  for those that were counted as lost, to the sample where nobody's memory was lost;
+* nothing else is there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import errno
+import logging
+import random
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+
+from gateway.clock import ManualClock
+from gateway.frame import Frame, Lane, Turn
+from gateway.sinks.deadletters import DeadLetters
+from gateway.sinks.delivery import Delivery
+from gateway.spool.reader import SpoolReader
+from gateway.spool.store import Group, Store
+from tests.faults.loop import ManualLoop
+from tests.faults.server import Server
+from tests.spool.simulated_disk import PowerCut, SimulatedDisk
+from tests.spool.worlds import DIRECTORY, TAGS, new_table, small_settings
+
+__all__ = ["World", "run_seed", "run_seeds"]
+
+DERIVED = (Lane.EVENT, Lane.SCORE, Lane.AGGREGATE)
+WRITES = frozenset(("write", "sync", "create", "rename", "sync_directory", "unlink"))
+# A segment of 8 KiB holds some fifteen records, or one where an eighth of the disk is less.
+BYTES_MAX = tuple(n * 8192 for n in (6, 8, 16, 200))
+SIZES = (1, 1, 2, 3, 7, 19)
+RETRIES_MAX = 6
+DRAIN_S = 3600.0
+TABLE = new_table()
+# A task a world and no state between worlds: one loop a process will do.
+LOOP = ManualLoop()
+
+
+class World:
+    """Lives of one spool and one sink, by seed."""
+
+    def __init__(self, seed: int) -> None:
+        self.rng = rng = random.Random(seed)
+        random.seed(seed)  # the jitter of retries
+        self.disk = SimulatedDisk()
+        self.clock = ManualClock()
+        self.settings = small_settings(bytes_max=rng.choice(BYTES_MAX), raw=True)
+        if rng.random() < 0.2:
+            self.disk.short_writes = random.Random(seed)
+        self.lies = rng.random() < 0.2
+        self.server = Server(rng, TAGS)
+        self.store: Store
+        self.delivering: asyncio.Task[None] | None = None
+        self.value_last = 0
+        self.now_last_ns = 0
+        self.turns: dict[int, Turn] = {}  # all there ever were, by time
+        self.durable: set[int] = set()  # those whose group was said to be durable
+        self.lost = 0  # counted by lives that ended
+        self.crashes = 0
+        self.lied = False
+
+    # What happens.
+
+    def live(self) -> None:
+        """Some lives, and a last one in which nothing fails."""
+        rng, disk = self.rng, self.disk
+        for _ in range(rng.randint(1, 3)):
+            if rng.random() < 0.8:
+                disk.cut_at = disk.steps + rng.randint(1, rng.choice((30, 100, 250)))
+            try:
+                self.begin()
+                for _ in range(rng.randint(1, 6)):
+                    self.act()
+                self.end()
+            except PowerCut:
+                self.crash()
+        disk.cut_at = disk.liar = None
+        disk.heal()
+        self.server.heal()
+        self.begin()
+        self.check_durable()
+        self.drain()
+        self.check_delivered()
+        self.end()
+
+    def begin(self) -> None:
+        """Open, whatever it takes, derive again what is missing, and deliver."""
+        self.store = Store(DIRECTORY, self.settings, TABLE, self.clock, self.disk)
+        self.persist(self.store.open)
+        self.replay()
+        reader = SpoolReader("db", tuple(Lane), self.store, TABLE, None)  # type: ignore[arg-type]
+        delivery = Delivery(
+            sink=self.server,
+            reader=reader,
+            settings=SimpleNamespace(samples_max=self.rng.choice((5, 50, 1000)), retry_max=8.0),
+            clock=self.clock,
+            dead_letters=DeadLetters(Path("/nowhere/letters")),
+            table=TABLE,
+        )
+        self.reader = reader
+        self.delivering = LOOP.create_task(delivery.run())
+
+    def end(self) -> None:
+        """As at SIGTERM, or as if the plug were pulled while nothing goes on."""
+        if self.rng.random() < 0.5:
+            self.crash()
+            return
+        self.forget()
+        try:
+            self.store.save_cursors()
+        except OSError:
+            pass
+        self.store.close()
+        assert self.disk.files_open == 0, "a file was left open"
+
+    def crash(self) -> None:
+        self.crashes += 1
+        self.forget()
+        self.disk.power_cut(self.rng)
+
+    def forget(self) -> None:
+        """The process ends: its tasks, and its counters."""
+        if self.delivering is not None:
+            self.delivering.cancel()
+            LOOP.run_for(0.0)
+            self.delivering = None
+        stats = self.store.stats
+        self.lost += stats.samples_lost_total
+        if not self.lied:
+            assert stats.records_damaged_total == 0, "torn is not rotten"
+
+    def act(self) -> None:
+        """One thing that a gateway does, or that is done to it."""
+        rng = self.rng
+        chance = rng.random()
+        if chance < 0.5:
+            self.commit(rng.choice((1, 1, 2, 3)))
+        elif chance < 0.6:
+            self.persist(self.store.tidy)
+        elif chance < 0.7:
+            self.persist(self.store.save_cursors)
+        elif chance < 0.75:
+            self.persist(self.store.sync_derived)
+        elif chance < 0.85:
+            self.server.misbehave()
+        elif chance < 0.9:
+            self.break_disk()
+        elif self.lies and chance < 0.93:
+            self.lied = True
+            self.disk.liar = rng
+        self.deliver(rng.choice((0.0, 0.3, 2.0, 20.0)))
+
+    def break_disk(self) -> None:
+        rng, disk = self.rng, self.disk
+        code = rng.choice((errno.EIO, errno.ENOSPC))
+        calls = WRITES if rng.random() < 0.5 else (rng.choice(sorted(WRITES)),)
+        share = rng.choice((0.1, 0.5, 1.0))
+        disk.fail(lambda call: code if call in calls and rng.random() < share else 0)
+
+    def persist(self, work: Callable[[], object]) -> None:
+        """Try until the disk is well, as the writer's thread does."""
+        for left in range(self.rng.randrange(RETRIES_MAX), -1, -1):
+            if not left:
+                self.disk.heal()
+            try:
+                work()
+            except OSError:
+                continue
+            return
+        raise AssertionError("a disk that is well was refused")
+
+    def commit(self, groups: int) -> None:
+        made = [self.random_turns() for _ in range(groups)]
+        self.put(made)
+
+    def put(self, made: list[list[Turn]]) -> None:
+        waiting = [Group(turns) for turns in made]
+        self.persist(lambda: self.store.commit(waiting))
+        self.durable.update(turn.now_ns for turns in made for turn in turns)
+
+    def deliver(self, seconds: float) -> None:
+        """Let the sink work; a power cut may meet it while it reads."""
+        self.clock.advance(seconds)
+        LOOP.run_for(seconds)
+        assert self.delivering is not None
+        if self.delivering.done():
+            self.delivering.result()
+
+    def drain(self) -> None:
+        for _ in range(20):
+            self.deliver(DRAIN_S)
+            if not self.reader.backlog().samples:
+                return
+        raise AssertionError("faults stopped, and it did not drain")
+
+    def replay(self) -> None:
+        """What the derived lanes lack is made again from the raw lane (`Turns.recover`)."""
+        store = self.store
+        missing: dict[Lane, list[Frame]] = {lane: [] for lane in DERIVED}
+        since_ns = min(store.last_turn_ns, store.derived_turn_ns)
+        for rows in store.rows_since(Lane.RAW, since_ns):
+            for now_ns in rows.columns.now_ns.tolist():
+                turn = self.turns[now_ns]
+                self.durable.add(now_ns)  # though nobody was told
+                for lane in DERIVED:
+                    if lane in turn.frames and rows.sequence > store.applied(lane):
+                        missing[lane].append(turn.frames[lane])
+        frames = {lane: Frame.concatenate(made) for lane, made in missing.items() if made}
+        if frames:
+            turn = self.turn_of(frames, is_replay=True)
+            self.put([[turn]])
+
+    # What is there.
+
+    def check_durable(self) -> None:
+        """Every raw sample that was promised can be read, but for what was deleted or damaged."""
+        there = self.read(Lane.RAW)
+        promised = self.promised(Lane.RAW)
+        assert not there - self.written(Lane.RAW), "raw samples that nobody wrote"
+        missing = promised - there
+        store = self.store
+        gone = store.samples_begin(Lane.RAW)
+        counted = store.stats.samples_lost_total
+        if not self.lied:
+            assert counted == 0
+        if not self.lied:
+            assert len(missing) <= gone, f"{len(missing) - gone} acknowledged samples are missing"
+
+    def check_delivered(self) -> None:
+        """The server has all that was promised, once, but for what was counted."""
+        written = set().union(*(self.written(lane) for lane in Lane))
+        stored = self.server.stored
+        assert stored.keys() <= written, "the server has what nobody sent"
+        promised = set().union(*(self.promised(lane) for lane in Lane))
+        missing = promised - stored.keys()
+        counted = self.lost + self.store.stats.samples_lost_total
+        if self.lied:
+            return
+        assert len(missing) <= counted, f"{len(missing)} not delivered, {counted} counted"
+        if not self.crashes:
+            assert len(missing) == counted, f"{len(missing)} not delivered, {counted} counted"
+
+    def read(self, lane: Lane) -> set[int]:
+        return {
+            value
+            for rows in self.store.rows_backwards(lane)
+            for value in rows.columns.frame.values.astype(np.int64).tolist()
+        }
+
+    def promised(self, lane: Lane) -> set[int]:
+        return self._values(lane, sorted(self.durable))
+
+    def written(self, lane: Lane) -> set[int]:
+        return self._values(lane, sorted(self.turns))
+
+    def _values(self, lane: Lane, times: list[int]) -> set[int]:
+        frames = [self.turns[now_ns].frames.get(lane) for now_ns in times]
+        return {
+            int(value) for frame in frames if frame is not None for value in frame.values.tolist()
+        }
+
+    # What is written.
+
+    def random_turns(self) -> list[Turn]:
+        rng = self.rng
+        turns = []
+        for _ in range(rng.choice((1, 1, 2))):
+            frames = {
+                lane: self.random_frame(lane, rng.choice(SIZES))
+                for lane in Lane
+                if rng.random() < (0.9 if lane is Lane.RAW else 0.2)
+            }
+            turns.append(self.turn_of(frames))
+        return turns
+
+    def turn_of(self, frames: dict[Lane, Frame], *, is_replay: bool = False) -> Turn:
+        self.clock.advance(0.25)
+        self.now_last_ns = max(self.now_last_ns + 1, self.clock.utc_ns())
+        turn = Turn(self.now_last_ns, frames)
+        self.turns[turn.now_ns] = Turn(turn.now_ns, {}) if is_replay else turn
+        return turn
+
+    def random_frame(self, lane: Lane, n: int) -> Frame:
+        """Every sample has a value of its own, which also gives its tag and time."""
+        values = np.arange(self.value_last + 1, self.value_last + n + 1)
+        self.value_last += n
+        tag_ids = (lane * TAGS + values % TAGS).astype(np.int32)
+        return Frame.of(self.server.t_ns_of(values), tag_ids, values.astype(np.float64))
+
+
+def run_seed(seed: int) -> None:
+    """One world, from beginning to end; AssertionError where a promise was broken."""
+    world = World(seed)
+    try:
+        world.live()
+    finally:
+        if world.delivering is not None:
+            world.delivering.cancel()
+            LOOP.run_for(0.0)
+
+
+def run_seeds(first: int, count: int, processes: int = 1) -> list[str]:
+    """Worlds first..first + count; what went wrong, and the command that shows it again."""
+    if processes == 1:
+        return list(_failures(range(first, first + count)))
+    step = -(-count // (processes * 16))
+    ranges = [
+        range(begin, min(begin + step, first + count))
+        for begin in range(first, first + count, step)
+    ]
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        return [failure for failures in pool.map(_failed, ranges) for failure in failures]
+
+
+def _failed(seeds: range) -> list[str]:
+    return list(_failures(seeds))
+
+
+def _failures(seeds: range) -> Iterator[str]:
+    logging.disable(logging.CRITICAL)
+    try:
+        for seed in seeds:
+            try:
+                run_seed(seed)
+            except Exception:  # noqa: BLE001 - whatever it is, the others are run as well
+                command = f"python -m tests.faults.world --first {seed} --seeds 1"
+                yield f"{command}\n{traceback.format_exc()}"
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--seeds", type=int, default=1000)
+    parser.add_argument("--processes", type=int, default=1)
+    given = parser.parse_args()
+    failures = run_seeds(given.first, given.seeds, given.processes)
+    for failure in failures[:10]:
+        print(failure)  # noqa: T201 - for whoever looks into it
+    print(f"{given.seeds} worlds, {len(failures)} failed")  # noqa: T201
+    return min(len(failures), 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

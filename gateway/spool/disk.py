@@ -51,6 +51,10 @@ class File:
         """Return once what was written will survive a power cut."""
         os.fdatasync(self._descriptor)
 
+    def forget_cache(self) -> None:
+        """Have what is read next come from the disk, not from pages that never reached it."""
+        os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+
     def is_linked(self) -> bool:
         """Whether the file still has a name; writing to one without is writing to nowhere."""
         return os.fstat(self._descriptor).st_nlink > 0
@@ -95,6 +99,21 @@ class Disk:
         file = self.open(path)
         try:
             return file.read(size, offset)
+        finally:
+            file.close()
+
+    def read_durable(self, path: Path, size: int) -> bytes:
+        """The beginning of a file as a power cut would leave it.
+
+        Whoever wrote it may have been killed before its sync, or the sync may have failed: then
+        the kernel shows what is not on disk, and calls it clean.
+        """
+        file = self.open(path)
+        try:
+            with contextlib.suppress(OSError):
+                file.sync()
+            file.forget_cache()
+            return file.read(size, 0)
         finally:
             file.close()
 

@@ -100,6 +100,10 @@ class OverlayDisk(Disk):
             return self._disk.read(path, size, offset)
         return bytes(data[offset : offset + size])
 
+    def read_durable(self, path: Path, size: int) -> bytes:
+        data = self._files.get(path)
+        return self._disk.read_durable(path, size) if data is None else bytes(data[:size])
+
     def size(self, path: Path) -> int:
         data = self._files.get(path)
         return self._disk.size(path) if data is None else len(data)

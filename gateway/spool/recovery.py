@@ -114,7 +114,7 @@ def _go_through(
     """A file without a summary to rely on."""
     lane, number = parse_name(path.name) or (Lane.RAW, 0)
     seed = seed_of(lane, number)
-    data = disk.read(path, size, 0)
+    data = disk.read_durable(path, size) if is_last else disk.read(path, size, 0)
     records = scan(data, seed, limit=limit, is_last=is_last)
     if header is None:
         if not records:

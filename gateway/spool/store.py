@@ -90,6 +90,9 @@ class Store:
         """Lock, create what is not there, recover what is. Raises SpoolLocked, OSError."""
         self.disk.make_directory(self.directory)
         self._take_lock()
+        with contextlib.suppress(OSError):  # a disk that cannot be written can still be read
+            # Of a process that was killed there may be names that are not on disk yet.
+            self.disk.sync_directory(self.directory)
         names = self.disk.names(self.directory)
         found = find_segments(self.disk, self.directory, names, self.damage)
         self.catalog.segments.update(found.segments)

@@ -37,9 +37,17 @@ class ManualLoop(asyncio.BaseEventLoop):
         super().__init__()
         self._selector = _Selector()
         self.set_exception_handler(lambda _loop, _context: None)
+        # Sums of floats miss a timer's moment by their last bit; then time would stand still.
+        self._clock_resolution = 1e-6
 
     def time(self) -> float:
         return self._selector.now_s
+
+    def restart(self) -> None:
+        """It is 0 s again; what was to happen later never does."""
+        self._scheduled.clear()
+        self._ready.clear()
+        self._selector.now_s = 0.0
 
     def run_for(self, seconds: float) -> None:
         self.call_later(seconds, self.stop)

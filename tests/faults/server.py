@@ -32,7 +32,7 @@ class Server:
         self.requests = 0
         self._rng = rng
         self._tags = tags
-        self._mood = "up"
+        self._mood = rng.choice(("up", "up", "down"))
 
     def misbehave(self) -> None:
         self._mood = self._rng.choice(MOODS)

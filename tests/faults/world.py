@@ -64,7 +64,10 @@ class World:
         random.seed(seed)  # the jitter of retries
         self.disk = SimulatedDisk()
         self.clock = ManualClock()
-        self.settings = small_settings(bytes_max=rng.choice(BYTES_MAX), raw=True)
+        # Few lives are long: in these every file is written several times over.
+        self.is_long = rng.random() < 0.06
+        bytes_max = BYTES_MAX[0] if self.is_long else rng.choice(BYTES_MAX)
+        self.settings = small_settings(bytes_max=bytes_max, raw=True)
         if rng.random() < 0.2:
             self.disk.short_writes = random.Random(seed)
         self.lies = rng.random() < 0.2
@@ -77,7 +80,9 @@ class World:
         self.durable: set[int] = set()  # those whose group was said to be durable
         self.lost = 0  # counted by lives that ended
         self.crashes = 0
+        self.kills = 0
         self.lied = False
+        self.saved: dict[Lane, int] = {}  # places of the cursor when it was saved last
 
     # What happens.
 
@@ -86,10 +91,11 @@ class World:
         rng, disk = self.rng, self.disk
         for _ in range(rng.randint(1, 3)):
             if rng.random() < 0.8:
-                disk.cut_at = disk.steps + rng.randint(1, rng.choice((30, 100, 250)))
+                steps_max = 1500 if self.is_long else rng.choice((30, 100, 250))
+                disk.cut_at = disk.steps + rng.randint(1, steps_max)
             try:
                 self.begin()
-                for _ in range(rng.randint(1, 6)):
+                for _ in range(rng.randint(1, 50 if self.is_long else 6)):
                     self.act()
                 self.end()
             except PowerCut:
@@ -107,6 +113,7 @@ class World:
         """Open, whatever it takes, derive again what is missing, and deliver."""
         self.store = Store(DIRECTORY, self.settings, TABLE, self.clock, self.disk)
         self.persist(self.store.open)
+        self.check_cursor()
         self.replay()
         reader = SpoolReader("db", tuple(Lane), self.store, TABLE, None)  # type: ignore[arg-type]
         delivery = Delivery(
@@ -122,10 +129,15 @@ class World:
 
     def end(self) -> None:
         """As at SIGTERM, or as if the plug were pulled while nothing goes on."""
-        if self.rng.random() < 0.5:
+        chance = self.rng.random()
+        if chance < 0.4:
             self.crash()
             return
         self.forget()
+        if chance < 0.7:
+            self.kills += 1
+            self.disk.killed()
+            return
         try:
             self.store.save_cursors()
         except OSError:
@@ -159,6 +171,7 @@ class World:
             self.persist(self.store.tidy)
         elif chance < 0.7:
             self.persist(self.store.save_cursors)
+            self.remember_cursor()
         elif chance < 0.75:
             self.persist(self.store.sync_derived)
         elif chance < 0.85:
@@ -243,6 +256,18 @@ class World:
             assert len(missing) <= gone, f"{len(missing) - gone} acknowledged samples are missing"
             assert self.store.stats.records_damaged_total == 0, "torn is not rotten"
 
+    def remember_cursor(self) -> None:
+        cursor = self.store.cursors["db"]
+        self.saved = {lane: cursor.place(lane) or 0 for lane in Lane}
+
+    def check_cursor(self) -> None:
+        """Whatever was torn, a place that was saved is not sent again from the beginning."""
+        if self.lied or not self.saved:
+            return
+        places = self.store.cursors["db"]
+        for lane, place in self.saved.items():
+            assert (places.place(lane) or 0) >= min(place, self.store.samples_end(lane)), "a cursor"
+
     def check_delivered(self) -> None:
         """The server has all that was promised, once, but for what was counted."""
         written = set().union(*(self.written(lane) for lane in Lane))
@@ -254,7 +279,7 @@ class World:
         if self.lied:
             return
         assert len(missing) <= counted, f"{len(missing)} not delivered, {counted} counted"
-        if not self.crashes:
+        if not (self.crashes or self.kills):
             assert len(missing) == counted, f"{len(missing)} not delivered, {counted} counted"
 
     def read(self, lane: Lane) -> set[int]:
@@ -314,6 +339,7 @@ def run_seed(seed: int) -> None:
         if world.delivering is not None:
             world.delivering.cancel()
             LOOP.run_for(0.0)
+        LOOP.restart()
 
 
 def run_seeds(first: int, count: int, processes: int = 1) -> list[str]:

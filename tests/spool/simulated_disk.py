@@ -65,6 +65,13 @@ class SimulatedFile(File):
         names = self._disk._names.items()
         self._disk.synced += [path.name for path, known in names if known is inode]
 
+    def forget_cache(self) -> None:
+        self._disk.step("forget_cache")
+        inode = self._inode
+        if not inode.dirty and inode.dropped:
+            inode.now[: len(inode.durable)] = inode.durable
+            inode.dropped.clear()
+
     def is_linked(self) -> bool:
         return self._inode.links > 0
 
@@ -157,6 +164,13 @@ class SimulatedDisk(Disk):
             inode.now = inode.durable.copy()
         self.bytes_used = sum(len(inode.now) for inode in self._names.values())
 
+    def killed(self) -> None:
+        """The process is gone, and what it wrote is in the cache of a kernel that lives on."""
+        self.boots += 1
+        self.cut_at = None
+        self.is_locked = False
+        self.files_open = 0
+
     def flip_bit(self, rng: random.Random, path: Path, start: int, end: int) -> None:
         """One bit rots, on disk as in the cache."""
         inode = self._names[path]
@@ -172,14 +186,14 @@ class SimulatedDisk(Disk):
         begin, end = inode.dirty.pop(rng.randrange(len(inode.dirty)))
         sector = rng.randrange(begin // SECTOR, -(-end // SECTOR)) * SECTOR
         lost, behind = max(begin, sector), min(end, sector + SECTOR)
-        inode.dirty += [
-            part for part in ((begin, lost), (behind, end)) if part[0] < part[1]
-        ]
+        inode.dirty += [part for part in ((begin, lost), (behind, end)) if part[0] < part[1]]
         if rng.random() < 0.5:
             other = self._names[rng.choice(sorted(self._names))]
             place = rng.randrange(0, max(1, len(other.durable)), SECTOR)
             size = len(other.durable[place : place + SECTOR])
-            other.durable[place : place + size] = inode.now[sector : sector + size].ljust(size, b"\0")
+            other.durable[place : place + size] = inode.now[sector : sector + size].ljust(
+                size, b"\0"
+            )
 
     def content(self, path: Path) -> bytearray:
         return self._names[path].now

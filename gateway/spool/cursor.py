@@ -54,6 +54,7 @@ class Cursor:
         self.is_dirty = False
         self._places: dict[Lane, int] = {}
         self._generation = 0
+        self._is_named = False  # the file's name is on disk for certain
 
     def load(self, disk: Disk) -> bool:
         """Take the newer of the two slots; False if neither is whole."""
@@ -78,8 +79,9 @@ class Cursor:
                 file.sync()
             finally:
                 file.close()
-            if is_new:
+            if not self._is_named:  # also where this failed after the file was made
                 disk.sync_directory(self.path.parent)
+                self._is_named = True
         except OSError:
             self.is_dirty = True
             raise

@@ -342,6 +342,7 @@ class Store:
                 cursor.move(lane, begin)
             elif place < begin:
                 self._note_gap(lane, begin - place)
+                cursor.move(lane, begin)  # counted once
         return cursor
 
     def _on_evict(self, segment: Segment, reason: str) -> None:
@@ -349,10 +350,14 @@ class Store:
         lane, summary = segment.lane, segment.summary
         undelivered = 0
         for name, lanes in list(self.reading.items()):  # the event loop may add one
-            place = self.cursors[name].place(lane)
-            if lane in lanes and place is not None:
+            cursor = self.cursors[name]
+            place = cursor.place(lane)
+            if lane in lanes and place is not None and place < summary.samples_end:
                 start = max(place, summary.samples_before)
                 undelivered = max(undelivered, summary.samples_end - start)
+                # Counted here, so the next start must not find it and count it once more. An
+                # acknowledgement meanwhile is undone at worst, and the batch sent again.
+                cursor.move(lane, summary.samples_end)
         if undelivered > 0:
             self._note_gap(lane, undelivered)
         else:

@@ -1,0 +1,17 @@
+"""A hundred thousand worlds: acknowledged means delivered in the end, once, or counted."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from tests.faults.world import run_seeds
+
+SEEDS = int(os.environ.get("SLUICEGATE_WORLDS", "100000"))
+
+
+@pytest.mark.timeout(900)
+def test_in_every_world_what_was_acknowledged_is_delivered_once_or_counted() -> None:
+    failures = run_seeds(0, SEEDS, processes=2)
+    assert not failures, f"{len(failures)} of {SEEDS} worlds:\n" + "\n".join(failures[:3])

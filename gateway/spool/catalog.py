@@ -15,7 +15,7 @@ import contextlib
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
@@ -58,6 +58,8 @@ __all__ = [
 _NAME = re.compile(r"(event|score|aggregate|raw)-([0-9]{10,18})\.seg")
 # Sinks read in order, queries a few neighbours; one segment's index is some hundred kilobytes.
 CONTENTS_KEPT = 4
+# A call costs about what reading this many bytes from memory does; and it bounds what one takes.
+READ_BYTES_MAX = 256 * 1024
 
 INDEX_DTYPE = np.dtype(
     [
@@ -195,12 +197,17 @@ class Catalog:
                 self._keep(segment, segment.contents)
                 segment.contents = None
 
-    def read(self, segment: Segment, row: np.void, contents: Contents) -> Rows | None:
-        """The record of one row of a segment's index; None, counted once, if it is damaged."""
+    def read(
+        self, segment: Segment, row: np.void, contents: Contents, data: bytes | None = None
+    ) -> Rows | None:
+        """The record of one row of a segment's index; None, counted once, if it is damaged.
+
+        `data` are its bytes, if they have been read already.
+        """
         sequence = int(row["sequence"])
         samples = int(row["samples_end"] - row["samples_before"])
         try:
-            rows = self._read(segment, row, contents.dictionary)
+            rows = self._read(segment, row, contents.dictionary, data)
         except (OSError, SpoolDamaged) as error:
             self._count(segment, sequence, samples, error)
             return None
@@ -209,6 +216,29 @@ class Catalog:
             self._count(segment, sequence, unknown, SpoolDamaged("its tags are damaged"))
         return rows
 
+    def read_many(self, segment: Segment, index: IndexArray, contents: Contents) -> Iterator[Rows]:
+        """The records of some rows of an index, in their order; neighbours with one call."""
+        first = 0
+        while first < len(index):
+            stop = first + 1
+            begin, end = int(index[first]["offset"]), int(index[first]["end"])
+            while stop < len(index):  # a record that adjoins, before or behind
+                low = min(begin, int(index[stop]["offset"]))
+                high = max(end, int(index[stop]["end"]))
+                if high - low > READ_BYTES_MAX or (low < begin) == (high > end):
+                    break
+                begin, end, stop = low, high, stop + 1
+            data = None
+            with contextlib.suppress(OSError):  # each is tried alone then, and counted
+                data = self._disk.read(segment.path, end - begin, begin)
+            for row in index[first:stop]:
+                offset = int(row["offset"]) - begin
+                piece = None if data is None else data[offset : int(row["end"]) - begin]
+                rows = self.read(segment, row, contents, piece)
+                if rows is not None:
+                    yield rows
+            first = stop
+
     def _count(self, segment: Segment, sequence: int, samples: int, error: Exception) -> None:
         with self._lock:
             if segment.is_gone or sequence in segment.sequences_damaged:
@@ -216,10 +246,12 @@ class Catalog:
             segment.sequences_damaged.add(sequence)
         self._damage.note(segment.path.name, 1, samples, str(error))
 
-    def _read(self, segment: Segment, row: np.void, dictionary: Dictionary) -> Rows:
+    def _read(
+        self, segment: Segment, row: np.void, dictionary: Dictionary, data: bytes | None
+    ) -> Rows:
         offset = int(row["offset"])
-        size = int(row["end"]) - offset
-        data = self._disk.read(segment.path, size, offset)
+        if data is None:
+            data = self._disk.read(segment.path, int(row["end"]) - offset, offset)
         known = decode_record(data, 0, segment.seed)
         if known is None or known[0].sequence != int(row["sequence"]):
             raise SpoolDamaged("the header of a record is not what was written")

@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from gateway.frame import Frame, Lane, Turn
+from gateway.spool.catalog import Rows, Segment
 from gateway.spool.history import History
 from gateway.spool.log import Spool
 from gateway.tag import TagTable
+from tests.samples import make_tag
 from tests.spool.conftest import Opener
 from tests.spool.simulated_disk import SimulatedDisk
 from tests.spool.worlds import DIRECTORY, World, small_settings
@@ -79,6 +82,62 @@ async def test_a_question_reads_only_what_can_hold_an_answer(open_spool: Opener)
         disk.bytes_read = 0
         assert len(await spool.history.query(["pump.t3"], 5000, 5100)) == 1
         assert disk.bytes_read < 2 * 8192
+
+
+async def test_tags_that_are_not_in_a_segment_are_not_looked_for_in_it(open_spool: Opener) -> None:
+    """A device of one hour costs that hour's segments, in a day with a hundred tags at 1 Hz."""
+    table = TagTable()
+    ids = np.array([table.add(make_tag(f"plant.t{i:03}")) for i in range(100)], np.int32)
+    guest = table.add(make_tag("guest.x"))
+    disk = SimulatedDisk()
+    spike_ns = (13 * 3600 + 1234) * 10**9
+    async with open_spool(
+        table=table, disk=disk, segment_bytes=2**17, bytes_max=2**28, commit_bytes=2**16
+    ) as spool:
+        for minute in range(24 * 60):
+            seconds = np.arange(minute * 60, minute * 60 + 60) * 10**9
+            t_ns, tag_ids = np.repeat(seconds, 100), np.tile(ids, 60)
+            values = np.round(50 + 10 * np.sin(t_ns / 1e13 + tag_ids), 1)
+            values[t_ns == spike_ns] = 999.0
+            if 600 <= minute < 660:
+                t_ns, tag_ids = np.append(t_ns, seconds), np.append(tag_ids, np.full(60, guest))
+                values = np.append(values, np.arange(60.0))
+            frame = Frame.of(t_ns, tag_ids.astype(np.int32), values)
+            durable = spool.append(Turn(int(seconds[-1]), {Lane.RAW: frame}))
+            if minute % 10 == 9:
+                await durable
+        end_ns = 24 * 3600 * 10**9
+        segments = spool._store.catalog.segments[Lane.RAW]
+        assert len(segments) > 12
+        decoded: set[str] = set()
+        read = spool._store.catalog.read
+
+        def counted(segment: Segment, *args: Any) -> Rows | None:
+            decoded.add(segment.path.name)
+            return read(segment, *args)
+
+        spool._store.catalog.read = counted  # type: ignore[method-assign]
+        assert len(await spool.history.query(["guest.*"], 0, end_ns)) == 3600
+        with_guest = {s.path.name for s in segments} & decoded
+        assert len(with_guest) <= 2 + len(segments) // 12
+        disk.bytes_read = 0
+        assert len(await spool.history.query(["guest.x"], 0, end_ns)) == 3600
+        assert disk.bytes_read <= (len(with_guest) + 1) * 2 * 2**17
+        plot = await spool.history.plot(["plant.t042"], 0, end_ns, Lane.RAW, 800)
+        assert plot.samples == 86_400
+        (series,) = plot.series
+        assert len(series.t_ns) <= 800
+        assert series.values[series.t_ns == spike_ns].tolist() == [999.0]
+
+
+async def test_a_stream_gives_everything_in_pieces_as_it_was_stored(open_spool: Opener) -> None:
+    async with open_spool(segment_bytes=8192) as spool:
+        await filled(spool, 100)
+        pieces = list(spool.history.stream(["pump.t3", "pump.t7"], 100, 9000))
+        frame = Frame.concatenate(pieces)
+        assert frame.t_ns.tolist() == [t for n in range(1, 90) for t in (n * 100, n * 100)]
+        assert set(frame.tag_ids.tolist()) == {3, 7}
+        assert not list(spool.history.stream(["pump.none"], *EVER))
 
 
 async def test_another_process_asks_while_the_gateway_writes(

@@ -1,0 +1,125 @@
+"""A plot draws the same line as all of its samples would."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway.frame import Frame, Lane, Turn
+from gateway.spool.history import PLOT_TAGS_MAX, History
+from gateway.spool.log import Spool
+from gateway.spool.plot import POINTS_A_BUCKET, Thinner
+from gateway.tag import Quality, TagTable
+from tests.samples import make_tag
+from tests.spool.conftest import Opener
+
+SPAN = 1000
+BUCKETS = 10
+
+samples = st.lists(
+    st.tuples(
+        st.integers(0, 2),
+        st.integers(0, SPAN - 1),
+        st.sampled_from([-5.0, 0.0, 0.5, 7.0, np.nan, np.inf]),
+        st.sampled_from([0, int(Quality.UNCERTAIN), int(Quality.BAD_TIMEOUT)]),
+    ),
+    max_size=60,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(samples, st.integers(1, 7))
+def test_each_bucket_has_its_extremes_ends_and_mean_however_they_come(
+    rows: list[tuple[int, int, float, int]], chunk: int
+) -> None:
+    thinner = Thinner(0, SPAN, BUCKETS * POINTS_A_BUCKET)
+    for start in range(0, len(rows), chunk):
+        numbers, t_ns, values, quality = zip(*rows[start : start + chunk], strict=True)
+        thinner.add(
+            np.array(numbers),
+            np.array(t_ns, np.int64),
+            np.array(values),
+            np.array(quality, np.uint8),
+        )
+    for number in range(3):
+        series = thinner.series(number, "t", "")
+        drawn = set(zip(series.t_ns.tolist(), series.values.tolist(), strict=True))
+        assert series.t_ns.tolist() == sorted(series.t_ns.tolist())
+        for place, begin in enumerate(series.bucket_ns.tolist()):
+            inside = [r for r in rows if r[0] == number and begin <= r[1] < begin + SPAN // BUCKETS]
+            good = [(t, v) for _, t, v, q in inside if np.isfinite(v) and q < Quality.BAD]
+            assert series.count[place] == len(good)
+            assert series.without[place] == len(inside) - len(good)
+            assert series.quality[place] == max(row[3] for row in inside)
+            if not good:
+                assert np.isnan(series.min[place])
+                continue
+            values = [value for _, value in good]
+            assert series.min[place] == min(values)
+            assert series.max[place] == max(values)
+            assert series.mean[place] == pytest.approx(sum(values) / len(values))
+            assert {value for t, value in drawn if (t, value) in good} >= {min(values), max(values)}
+            for t_end in (min(good)[0], max(good)[0]):
+                assert any(t == t_end for t, _ in drawn)
+        assert len(drawn) <= BUCKETS * POINTS_A_BUCKET
+        assert drawn <= {(t, v) for n, t, v, _ in rows if n == number}
+
+
+def test_of_one_time_the_sample_that_was_stored_last_is_the_last() -> None:
+    thinner = Thinner(0, 10, POINTS_A_BUCKET)
+    for value in (1.0, 3.0, 2.0):
+        thinner.add(np.zeros(1, np.intp), np.array([5]), np.array([value]), np.zeros(1, np.uint8))
+    assert thinner.series(0, "t", "").values.tolist()[-1] == 2.0
+
+
+async def day(spool: Spool, tags: int = 10, steps: int = 600) -> None:
+    """Ten minutes at 1 Hz, a spike of one sample in it."""
+    ids = np.arange(tags, dtype=np.int32)
+    for first in range(0, steps, 60):
+        t_ns = np.repeat(np.arange(first, first + 60), tags) * 10**9
+        values = np.sin(t_ns / 1e11)
+        values[(t_ns == 303 * 10**9)] = 99.0
+        await spool.append(
+            Turn(int(t_ns[-1]), {Lane.RAW: Frame.of(t_ns, np.tile(ids, 60), values)})
+        )
+
+
+async def test_a_plot_keeps_every_spike(open_spool: Opener) -> None:
+    async with open_spool() as spool:
+        await day(spool)
+        plot = await spool.history.plot(["pump.t3", "pump.t4"], 0, 600 * 10**9, Lane.RAW, 80)
+    assert [series.tag for series in plot.series] == ["pump.t3", "pump.t4"]
+    for series in plot.series:
+        assert len(series.t_ns) <= 80
+        assert series.values[series.t_ns == 303 * 10**9].tolist() == [99.0]
+        assert series.count.sum() == 600
+    assert plot.samples == 1200
+    assert plot.bucket_s == 30
+
+
+async def test_text_and_huge_integers_are_drawn_as_what_they_can_be(open_spool: Opener) -> None:
+    async with open_spool() as spool:
+        ids = np.zeros(2, np.int32)
+        frame = Frame.of(np.array([1, 2]), ids, np.full(2, np.nan), exact={0: "on", 1: 2**60})
+        await spool.append(Turn(2, {Lane.RAW: frame}))
+        plot = await spool.history.plot(["pump.t0"], 0, 10, Lane.RAW, 4)
+    assert plot.series[0].values.tolist() == [2.0**60]
+    assert plot.series[0].without.tolist() == [1]
+
+
+async def test_who_asks_for_everything_gets_a_bounded_plot(open_spool: Opener) -> None:
+    table = TagTable()
+    ids = np.array([table.add(make_tag(f"pump.n{i}")) for i in range(PLOT_TAGS_MAX + 5)], np.int32)
+    async with open_spool(table=table) as spool:
+        await spool.append(Turn(1, {Lane.RAW: Frame.of(1, ids, np.ones(len(ids)))}))
+        plot = await spool.history.plot(["*"], 0, 10, Lane.RAW, 4)
+    assert len(plot.series) == PLOT_TAGS_MAX
+    assert plot.tags_left_out == 5
+
+
+async def test_a_plot_of_nothing_is_empty(open_spool: Opener) -> None:
+    async with open_spool() as spool:
+        history: History = spool.history
+        assert not (await history.plot(["*"], 0, 10, Lane.RAW, 4)).series

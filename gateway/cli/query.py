@@ -13,7 +13,7 @@ from typing import Any
 
 from gateway.errors import SluicegateError
 
-__all__ = ["add_parser"]
+__all__ = ["add_parser", "time_ns", "time_text"]
 
 SAMPLES_MAX = 1_000_000
 
@@ -47,15 +47,14 @@ def _run(options: argparse.Namespace) -> int:
     history = History.open_readonly(config.settings.gateway.data_dir / "spool", table)
     frame = history.query_now(
         options.tags,
-        _time_ns(options.start),
-        _time_ns(options.end),
+        time_ns(options.start),
+        time_ns(options.end),
         lane=Lane[options.lane.upper()],
         samples_max=SAMPLES_MAX,
     )
     rows = (
         (
-            datetime.fromtimestamp(int(t_ns) // 10**9, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-            + f".{int(t_ns) % 10**9:09d}Z",
+            time_text(int(t_ns)),
             table[int(tag_id)].name,
             frame.value(row),
             table[int(tag_id)].eng_unit,
@@ -76,7 +75,14 @@ def _run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _time_ns(text: str) -> int:
+def time_text(t_ns: int) -> str:
+    """A time to the nanosecond, UTC."""
+    moment = datetime.fromtimestamp(t_ns // 10**9, UTC)
+    return moment.strftime("%Y-%m-%dT%H:%M:%S") + f".{t_ns % 10**9:09d}Z"
+
+
+def time_ns(text: str) -> int:
+    """UTC nanoseconds of a time as users write it: a duration ago, or an ISO date."""
     from gateway.settings import parse_duration
 
     try:

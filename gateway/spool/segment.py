@@ -45,6 +45,7 @@ __all__ = [
     "payload_of",
     "scan",
     "seed_of",
+    "sign_of",
     "summary_of",
 ]
 
@@ -121,6 +122,11 @@ def decode_record(data: bytes, offset: int, seed: int) -> tuple[Record, int] | N
         return None
     _, version, *fields = _RECORD.unpack_from(data, offset)
     return (Record._make(fields), checksum) if version == VERSION else None
+
+
+def sign_of(kind: int) -> bytes:
+    """What every record of a kind begins with: enough to find a few among very many."""
+    return _RECORD_MAGIC + bytes([VERSION, kind])
 
 
 def payload_of(data: bytes, offset: int, record: Record) -> bytes | None:

@@ -14,14 +14,6 @@ EX_CONFIG = 78
 COLUMNS_MAX = 100
 
 
-@pytest.fixture
-def plant(tmp_path: Path) -> Path:
-    (tmp_path / "press.csv").write_text(PRESS, encoding="utf-8")
-    path = tmp_path / "plant.toml"
-    path.write_text(GOOD, encoding="utf-8")
-    return path
-
-
 def test_the_plan_fits_a_terminal_and_says_what_is_read(
     plant: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -5,6 +5,9 @@
 `start` and `end` are a duration ago ("15m", "2h") or an ISO 8601 time (UTC unless it says
 otherwise); from a quarter of an hour ago to now without them. The answer has one series a tag,
 times in nanoseconds, oldest first; `truncated` says that there was more.
+
+With `points`, all of the span is looked at and thinned to about that many points a tag, which draw
+the same line; `buckets` has least, greatest, mean and count of each piece of the span.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ __all__ = ["BadQuestion", "Question", "answer", "read_question"]
 
 TAGS_MAX = 32
 SAMPLES_MAX = 20_000  # about a megabyte of JSON
+POINTS_MIN, POINTS_MAX = 4, 4000  # four a column of pixels
 NAME_CHARS_MAX = 512
 START_DEFAULT = "15m"
 
@@ -42,13 +46,14 @@ class Question:
     start_ns: int
     end_ns: int
     lane: Lane
+    points: int = 0  # 0: the samples themselves
 
 
 def read_question(parameters: Sequence[tuple[str, str]], now_ns: int) -> Question:
     """The question in a query string; raises BadQuestion."""
     names = [value for key, value in parameters if key == "tag"]
     single = {key: value for key, value in parameters if key != "tag"}
-    unknown = single.keys() - {"start", "end", "lane"}
+    unknown = single.keys() - {"start", "end", "lane", "points"}
     if unknown:
         raise BadQuestion(f"no such parameter: {text_of(min(unknown))}")
     if not 1 <= len(names) <= TAGS_MAX:
@@ -63,15 +68,57 @@ def read_question(parameters: Sequence[tuple[str, str]], now_ns: int) -> Questio
     end_ns = _time_ns(single.get("end", "0s"), now_ns)
     if start_ns >= end_ns:
         raise BadQuestion("start must be before end")
-    return Question(names=names, start_ns=start_ns, end_ns=end_ns, lane=lane)
+    points = _points(single.get("points"))
+    return Question(names=names, start_ns=start_ns, end_ns=end_ns, lane=lane, points=points)
 
 
 async def answer(view: GatewayView, question: Question) -> Mapping[str, Any]:
-    """The stored samples, ready for JSON."""
+    """The stored samples, or a plot of them, ready for JSON."""
+    if question.points:
+        return await _plot(view, question)
     frame = await view.history(
         question.names, question.start_ns, question.end_ns, question.lane, SAMPLES_MAX
     )
     return {"series": _series(frame, view.table), "truncated": len(frame) >= SAMPLES_MAX}
+
+
+async def _plot(view: GatewayView, question: Question) -> Mapping[str, Any]:
+    plot = await view.plot(
+        question.names, question.start_ns, question.end_ns, question.lane, question.points
+    )
+    return {
+        "series": [
+            {
+                "tag": text_of(series.tag),
+                "eng_unit": text_of(series.eng_unit),
+                "t_ns": series.t_ns,
+                "value": series.values,
+                "buckets": {
+                    "t_ns": series.bucket_ns,
+                    "min": series.min,
+                    "max": series.max,
+                    "mean": series.mean,
+                    "count": series.count,
+                    "without": series.without,
+                    "quality": series.quality,
+                },
+            }
+            for series in plot.series
+        ],
+        "bucket_s": plot.bucket_s,
+        "samples": plot.samples,
+        "truncated": plot.tags_left_out > 0,
+    }
+
+
+def _points(text: str | None) -> int:
+    if text is None:
+        return 0
+    # Digits alone, and few: int() takes more than a number of points should be.
+    points = int(text) if text.isascii() and text.isdigit() and len(text) <= 9 else 0
+    if not POINTS_MIN <= points <= POINTS_MAX:
+        raise BadQuestion(f"points is a whole number from {POINTS_MIN} to {POINTS_MAX}")
+    return points
 
 
 def _series(frame: Frame, table: TagTable) -> list[dict[str, Any]]:

@@ -58,6 +58,7 @@ _STATIC = {
     "/page.js": ("page.js", "text/javascript"),
     "/assets.js": ("assets.js", "text/javascript"),
     "/format.js": ("format.js", "text/javascript"),
+    "/history.js": ("history.js", "text/javascript"),
 }
 _HEADERS = {
     "Content-Security-Policy": (

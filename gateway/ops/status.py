@@ -19,6 +19,7 @@ from gateway.ops.view import (
     Stats,
 )
 from gateway.pipeline import Gateway
+from gateway.spool.plot import Plot
 from gateway.stages.latest import Latest
 from gateway.tag import TagTable
 
@@ -100,6 +101,11 @@ class Status:
         return await self._gateway.spool.history.query(
             names, start_ns, end_ns, lane=lane, samples_max=samples_max
         )
+
+    async def plot(
+        self, names: Sequence[str], start_ns: int, end_ns: int, lane: Lane, points_max: int
+    ) -> Plot:
+        return await self._gateway.spool.history.plot(names, start_ns, end_ns, lane, points_max)
 
     def progress(self) -> Iterator[Progress]:
         """What the watchdog wants to see moving: turns, and commits while any is owed."""

@@ -17,6 +17,7 @@ from gateway.inference import ModelStats
 from gateway.ops.systemd import LoopStats
 from gateway.sinks import SinkStats
 from gateway.sources import SourceStats
+from gateway.spool.plot import Plot
 from gateway.stages.latest import Latest
 from gateway.tag import TagTable
 
@@ -179,4 +180,10 @@ class GatewayView(Protocol):
         self, names: Sequence[str], start_ns: int, end_ns: int, lane: Lane, samples_max: int
     ) -> Frame:
         """Stored samples of some tags with start_ns <= t_ns < end_ns, oldest first."""
+        ...
+
+    async def plot(
+        self, names: Sequence[str], start_ns: int, end_ns: int, lane: Lane, points_max: int
+    ) -> Plot:
+        """The same samples, thinned to what a plot shows."""
         ...

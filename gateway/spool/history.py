@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -37,9 +39,10 @@ SAMPLES_MAX = 100_000
 # Chunks of this many samples are handed on: large enough that numpy's calls do not count.
 CHUNK_SAMPLES = 65_536
 # A plot keeps some hundred bytes a tag and bucket; who asks for "*" gets the first of these.
-PLOT_TAGS_MAX = 256
+PLOT_TAGS_MAX = 32
 
 Refresh = Callable[[], None]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,8 @@ class _Question:
     start_ns: int
     end_ns: int
     lane: Lane
+    # Whoever asked may go away; a long answer must not keep the next question waiting.
+    is_given_up: threading.Event = field(default_factory=threading.Event)
 
 
 class History:
@@ -97,9 +102,7 @@ class History:
         tags that it does not have.
         """
         question = _Question(names, start_ns, end_ns, lane)
-        found = await asyncio.get_running_loop().run_in_executor(
-            self._executor, self._newest, question, samples_max
-        )
+        found = await self._answer(question, self._newest, question, samples_max)
         return self._join(found, samples_max)
 
     def query_now(
@@ -130,17 +133,21 @@ class History:
         self, names: Sequence[str], start_ns: int, end_ns: int, lane: Lane, points_max: int
     ) -> Plot:
         """What a plot `points_max // 4` pixels wide shows of the same samples."""
-        return await asyncio.get_running_loop().run_in_executor(
-            self._executor, self.plot_now, names, start_ns, end_ns, lane, points_max
-        )
+        question = _Question(names, start_ns, end_ns, lane)
+        return await self._answer(question, self._plot, question, points_max)
 
-    def plot_now(
-        self, names: Sequence[str], start_ns: int, end_ns: int, lane: Lane, points_max: int
-    ) -> Plot:
-        """The same at once; in any thread."""
-        thinner = Thinner(start_ns, end_ns, points_max)
+    async def _answer(self, question: _Question, work: Callable[..., T], *arguments: Any) -> T:
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.run_in_executor(self._executor, work, *arguments)
+        except asyncio.CancelledError:
+            question.is_given_up.set()
+            raise
+
+    def _plot(self, question: _Question, points_max: int) -> Plot:
+        thinner = Thinner(question.start_ns, question.end_ns, points_max)
         numbers = _Numbers()
-        for chunk in _chunks(self._rows(_Question(names, start_ns, end_ns, lane))):
+        for chunk in _chunks(self._rows(question)):
             frames = [rows.columns.frame for rows in chunk]
             of_series = np.concatenate([numbers.of(rows) for rows in chunk])
             kept = of_series >= 0
@@ -193,6 +200,8 @@ class History:
             index = index[overlaps]
             records = index[::-1] if newest_first else index
             for rows in self._catalog.read_many(segment, records, contents):
+                if question.is_given_up.is_set():
+                    return
                 frame = rows.columns.frame
                 keep = wanted.of(frame)
                 if not keep.any():

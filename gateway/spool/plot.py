@@ -79,8 +79,9 @@ class Thinner:
 
     def __init__(self, start_ns: int, end_ns: int, points_max: int) -> None:
         assert start_ns < end_ns
+        # Nothing is stored outside of these, and differences between them fit into 64 bits.
+        start_ns, end_ns = max(start_ns, -(2**62)), min(end_ns, 2**62)
         buckets = max(points_max // POINTS_A_BUCKET, 1)
-        # Python's integers: the span may be longer than 63 bits of nanoseconds.
         self._start_ns = start_ns
         self.bucket_ns = max(-(-(end_ns - start_ns) // buckets), 1)
         self._buckets = -(-(end_ns - start_ns) // self.bucket_ns)

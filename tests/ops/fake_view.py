@@ -15,6 +15,7 @@ from gateway.ops.systemd import LoopStats
 from gateway.ops.view import LaneView, ScoreView, SpoolView, Stats
 from gateway.sinks import SinkStats
 from gateway.sources import SourceStats
+from gateway.spool.plot import Plot, Thinner
 from gateway.stages.latest import Latest
 from gateway.tag import DataType, Quality, Tag, TagTable
 
@@ -184,6 +185,16 @@ class FakeView:
     ) -> Frame:
         self.asked.append((tuple(names), start_ns, end_ns, lane, samples_max))
         return self.stored
+
+    async def plot(
+        self, names: Sequence[str], start_ns: int, end_ns: int, lane: Lane, points_max: int
+    ) -> Plot:
+        self.asked.append((tuple(names), start_ns, end_ns, lane, points_max))
+        frame, thinner = self.stored, Thinner(start_ns, end_ns, points_max)
+        thinner.add(frame.tag_ids.astype(np.intp), frame.t_ns, frame.values, frame.quality)
+        tags = [self.table[i] for i in np.unique(frame.tag_ids).tolist()]
+        series = [thinner.series(i, tag.name, tag.eng_unit) for i, tag in enumerate(tags)]
+        return Plot(series, thinner.bucket_ns / 1e9, len(frame), 0)
 
 
 async def until(condition: Callable[[], bool], seconds: float = 10, pause_s: float = 0.01) -> None:

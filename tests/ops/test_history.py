@@ -44,6 +44,8 @@ def test_times_are_ago_or_iso(start: str, expected_ns: int) -> None:
         ([("tag", "x"), ("start", "yesterday")], "duration ago"),
         ([("tag", "x"), ("start", "1h"), ("end", "2h")], "before"),
         ([("tag", "x"), ("limit", "7")], "no such parameter: limit"),
+        ([("tag", "x"), ("points", "3")], "points is a whole number"),
+        ([("tag", "x"), ("points", "9" * 5000)], "points is a whole number"),
         ([("tag", "x"), ("start", "9" * 400 + "d")], "duration ago"),
     ],
 )
@@ -92,3 +94,18 @@ async def test_the_answer_has_a_series_a_tag_in_order(view: FakeView) -> None:
 async def test_more_than_it_may_say_is_marked(view: FakeView) -> None:
     view.stored = Frame.of(1, np.zeros(SAMPLES_MAX, np.int32), np.zeros(SAMPLES_MAX))
     assert (await answer(view, read_question([("tag", "x")], NOW)))["truncated"] is True
+
+
+async def test_with_points_the_answer_is_what_a_plot_shows(view: FakeView) -> None:
+    t_ns = NOW - 900 * 10**9 + np.arange(900) * 10**9
+    values = np.sin(np.arange(900.0))
+    values[417] = 50.0
+    view.stored = Frame.of(t_ns, np.zeros(900, np.int32), values)
+    found = await answer(view, read_question([("tag", "pump-1.pressure"), ("points", "40")], NOW))
+    assert view.asked == [(("pump-1.pressure",), NOW - 900 * 10**9, NOW, Lane.RAW, 40)]
+    (series,) = found["series"]
+    assert series["eng_unit"] == "bar"
+    assert len(series["t_ns"]) <= 40
+    assert series["value"].max() == 50.0
+    assert series["buckets"]["count"].tolist() == [90] * 10
+    assert (found["bucket_s"], found["samples"], found["truncated"]) == (90.0, 900, False)

@@ -7,10 +7,12 @@ import math
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 from playwright.async_api import Browser, Locator, Page, async_playwright, expect
 
 from gateway.config.schema import HttpSettings
+from gateway.frame import Frame
 from gateway.ops.http import serve
 from tests.ops.fake_view import FakeEvent, FakeView
 
@@ -261,3 +263,23 @@ async def test_text_has_contrast_in_both_schemes(
         )
         assert min(ratios) >= 4.5, ratios
         await page.close()
+
+
+async def test_a_click_on_a_signal_shows_its_stored_past(opened: Opened) -> None:
+    now_ns, view = opened.view.clock.utc_ns(), opened.view
+    t_ns = now_ns - np.arange(3000, 0, -1) * 10**9
+    values = np.where(np.arange(3000) == 1234, 99.0, 4.0)
+    view.stored = Frame.of(t_ns, np.zeros(3000, np.int32), values)
+    await row(opened, "pump-1", "pressure").locator(".spark").click()
+    dialog = opened.page.locator("dialog")
+    await expect(dialog.locator("h2")).to_have_text("pump-1.pressure")
+    await expect(dialog.locator(".note")).to_contain_text("4 to 99 bar, 3,000 samples")
+    assert (await dialog.locator("path").get_attribute("d") or "").count("L") > 100
+    await dialog.locator("button", has_text="7 days").click()
+    await expect(dialog.locator("button", has_text="7 days")).to_have_attribute(
+        "aria-pressed", "true"
+    )
+    await dialog.locator("button", has_text="Close").click()
+    await expect(dialog).not_to_be_visible()
+    spans = {(end - start) / 10**9 for _, start, end, *_ in view.asked}  # type: ignore[operator]
+    assert spans == {3600, 7 * 86400}

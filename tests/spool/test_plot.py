@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.frame import Frame, Lane, Turn
+from gateway.spool.catalog import Rows, Segment
 from gateway.spool.history import PLOT_TAGS_MAX, History
 from gateway.spool.log import Spool
 from gateway.spool.plot import POINTS_A_BUCKET, Thinner
@@ -117,6 +122,39 @@ async def test_who_asks_for_everything_gets_a_bounded_plot(open_spool: Opener) -
         plot = await spool.history.plot(["*"], 0, 10, Lane.RAW, 4)
     assert len(plot.series) == PLOT_TAGS_MAX
     assert plot.tags_left_out == 5
+
+
+async def test_a_span_longer_than_the_clock_can_count_is_drawn(open_spool: Opener) -> None:
+    async with open_spool() as spool:
+        await day(spool, steps=60)
+        plot = await spool.history.plot(["pump.t3"], -(10**20), 10**20, Lane.RAW, 8)
+    assert plot.series[0].count.sum() == 60
+
+
+async def test_a_question_that_nobody_waits_for_ends(
+    open_spool: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_spool() as spool:
+        await day(spool)
+        asked, go_on, decoded = threading.Event(), threading.Event(), []
+        read = spool._store.catalog.read
+
+        def slow(segment: Segment, *args: Any) -> Rows | None:
+            asked.set()
+            go_on.wait(5)
+            decoded.append(segment)
+            return read(segment, *args)
+
+        monkeypatch.setattr(spool._store.catalog, "read", slow)
+        question = asyncio.create_task(spool.history.plot(["*"], 0, 10**15, Lane.RAW, 80))
+        while not asked.is_set():  # noqa: ASYNC110 - a thread sets it
+            await asyncio.sleep(0.001)
+        question.cancel()
+        await asyncio.wait([question])
+        go_on.set()
+        # The next one is answered, by the same thread, after one record more at most.
+        assert not (await spool.history.plot(["none"], 0, 10, Lane.RAW, 80)).series
+        assert len(decoded) == 1
 
 
 async def test_a_plot_of_nothing_is_empty(open_spool: Opener) -> None:

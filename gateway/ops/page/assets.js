@@ -1,5 +1,6 @@
 // The assets as cards, grouped by class: newest values, two minutes of each, the anomaly score.
 
+import { open } from "./history.js";
 import { draw, duration, grouped, make, mark, number, put, severity, sparkline } from "./format.js";
 
 // Assets shown at first, and fields of one; the rest on demand, so that 64 assets stay readable.
@@ -108,7 +109,11 @@ function makeRow(place) {
   const node = make("div", "row");
   const field = make("span", "field", tag.field.replaceAll("_", " "));
   field.title = `${tag.asset}.${tag.field} from ${tag.source}`;
-  const holder = make("span", "spark");
+  const holder = make("button", "spark");
+  holder.type = "button";
+  holder.title = "what is stored of it";
+  holder.setAttribute("aria-label", `stored past of ${tag.asset}.${tag.field}`);
+  holder.addEventListener("click", () => open(tag));
   const spark = sparkline();
   holder.append(spark.svg);
   const value = make("span", "value");

@@ -58,7 +58,7 @@ class Cursor:
 
     def load(self, disk: Disk) -> bool:
         """Take the newer of the two slots; False if neither is whole."""
-        data = disk.read(self.path, 2 * SLOT_BYTES, 0)
+        data = disk.read_durable(self.path, 2 * SLOT_BYTES)
         slots = [decode_slot(data[:SLOT_BYTES]), decode_slot(data[SLOT_BYTES:])]
         whole = [slot for slot in slots if slot is not None]
         if whole:

@@ -1,4 +1,4 @@
-"""A hundred thousand wrecked directories: each opens, serves what is whole, counts what is not."""
+"""Wrecked directories by seed: each opens, serves what is whole, counts what is not."""
 
 from __future__ import annotations
 

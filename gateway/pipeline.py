@@ -30,6 +30,7 @@ from gateway.sinks.delivery import Delivery
 from gateway.sources import Source, SourceContext, build_source
 from gateway.sources.supervise import supervise
 from gateway.spool.log import Spool
+from gateway.spool.wear import WearMeter
 from gateway.tag import TagTable
 from gateway.turns import Turns
 
@@ -81,6 +82,7 @@ class Gateway:
         )
         self.sinks: list[Sink] = [build_sink(entry, self.table) for entry in settings.sinks]
         self.spool: Spool
+        self.wear: WearMeter
         self._events_told: set[tuple[str, str, int, bool]] = set()
         self._acknowledge: dict[asyncio.Future[int], list[Callable[[], None]]] = {}
 
@@ -93,10 +95,15 @@ class Gateway:
             self.spool = spool
             began_s = self.clock.monotonic_s()
             missing = self.turns.recover(spool)
+            self.wear = WearMeter(directory / "spool", spool_settings.wear, spool.stats, self.clock)
             self.turns.stats.replay_ms = (self.clock.monotonic_s() - began_s) * 1000
             if missing is not None:
                 await spool.append(missing)
-            yield self
+            self.wear.start()
+            try:
+                yield self
+            finally:
+                self.wear.end()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set, then drain. Needs `opened()`."""

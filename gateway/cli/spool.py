@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from gateway.spool.gap import Gap
     from gateway.spool.inspect import Finding, LaneReport, Report
     from gateway.spool.moving import Move
+    from gateway.spool.wear import WearStats
 
 __all__ = ["add_parser"]
 
@@ -83,15 +85,19 @@ def _load(options: argparse.Namespace) -> tuple[Config, Path]:
 def _show(options: argparse.Namespace) -> int:
     from gateway.spool.disk import Disk
     from gateway.spool.inspect import look
+    from gateway.spool.wear import saved_wear
 
     config, directory = _load(options)
     report = look(Disk(), directory)
     known = {place.sink for place in report.sinks}
+    wear = saved_wear(directory, config.settings.gateway.spool.wear)
     unread = [sink.name for sink in config.settings.sinks if sink.name not in known]
     if options.json:
-        print(json.dumps({**asdict(report), "sinks_without_cursor": unread}, indent=2))
+        more = {"sinks_without_cursor": unread, "wear": _plain(asdict(wear))}
+        print(json.dumps({**asdict(report), **more}, indent=2))
         return 0
     print("\n".join(_report_lines(report, unread)))
+    print(f"\n{_wear_line(wear)}")
     return 0
 
 
@@ -240,6 +246,26 @@ def _gap_lines(report: Report) -> Iterator[str]:
         yield f"  {lane:<10}{times}  {gap.samples:,} samples{lost} ({gap.reason})"
     if len(gaps) > SHOWN_MAX:
         yield f"  and {len(gaps) - SHOWN_MAX:,} before"
+
+
+def _wear_line(wear: WearStats) -> str:
+    if math.isnan(wear.life_days):
+        return "Wear    not known yet: it takes ten minutes of running, and is saved every 6 hours"
+    device = f" ({_size(wear.device_bytes_day)} by the device)" * bool(wear.device_bytes_day)
+    years = wear.life_days / 365
+    life = "more than 20 years" if years > 20 else f"about {years:.1f} years"
+    return (
+        f"Wear    {_size(wear.bytes_day)}{device} and {wear.flushes_day:,.0f} flushes a day:"
+        f" a card of {_size(wear.card_bytes)} lasts {life}"
+    )
+
+
+def _plain(facts: dict[str, Any]) -> dict[str, Any]:
+    """JSON has no NaN and no infinity: null."""
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in facts.items()
+    }
 
 
 def _finding_line(finding: Finding) -> str:

@@ -54,6 +54,8 @@ def _failures(view: GatewayView) -> Iterator[str]:
 
 
 def _warnings(view: GatewayView) -> Iterator[str]:
+    if view.spool.wear.warning:
+        yield f"spool wears the card: {text_of(view.spool.wear.warning)}"
     for source in view.sources:
         if not source.stats.connected:
             yield text_of(f"source {source.name}: not connected: {source.stats.error_last}")

@@ -109,6 +109,7 @@ class Snapshots:
                 "bytes_used": spool.bytes_used,
                 "bytes_max": spool.bytes_max,
                 "trouble": text_of(spool.trouble),
+                "wear": _fields(spool.wear),
                 "lanes": [
                     {
                         "name": lane.lane.name.lower(),

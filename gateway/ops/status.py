@@ -55,6 +55,7 @@ class Status:
             "channel": gateway.channel.stats,
             "clock": gateway.clock_stats,
             "spool": gateway.spool.stats,
+            "spool_wear": gateway.wear.stats,
         }
 
     @property
@@ -73,6 +74,7 @@ class Status:
                 for lane, kept in stats.lanes.items()
             ],
             trouble=stats.error_last if stats.state != "ok" else "",
+            wear=self._gateway.wear.stats,
         )
 
     def scores(self) -> Sequence[ScoreView]:

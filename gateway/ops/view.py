@@ -18,6 +18,7 @@ from gateway.ops.systemd import LoopStats
 from gateway.sinks import SinkStats
 from gateway.sources import SourceStats
 from gateway.spool.plot import Plot
+from gateway.spool.wear import WearStats
 from gateway.stages.latest import Latest
 from gateway.tag import TagTable
 
@@ -122,6 +123,7 @@ class SpoolView:
     bytes_max: int
     lanes: Sequence[LaneView]
     trouble: str  # "" while what is appended becomes durable
+    wear: WearStats
 
 
 class GatewayView(Protocol):

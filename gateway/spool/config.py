@@ -8,11 +8,28 @@ from pydantic import Field
 
 from gateway.settings import Bytes, Seconds, Settings
 
-__all__ = ["LaneName", "SpoolSettings"]
+__all__ = ["LaneName", "SpoolSettings", "WearSettings"]
 
 LaneName = Literal["event", "score", "aggregate", "raw"]
 
 MiB = 2**20
+
+
+class WearSettings(Settings):
+    """What the card bears, and when to warn. Sizes and numbers of 0 are not set."""
+
+    card_bytes: Bytes = Field(
+        default=0, description="size of the whole card; 0B = that of the file system"
+    )
+    rewrites_max: int = Field(
+        default=1000, ge=1, description="times that it can be written over; consumer SD: 1000"
+    )
+    bytes_day_max: Bytes = Field(
+        default=0, description="warn when more is written a day; 0B = never"
+    )
+    flushes_day_max: int = Field(
+        default=0, ge=0, description="warn when there are more flushes a day; 0 = never"
+    )
 
 
 class SpoolSettings(Settings):
@@ -42,4 +59,7 @@ class SpoolSettings(Settings):
     )
     lane_bytes_max: dict[LaneName, Bytes] = Field(
         default={}, description="of single lanes, within `bytes_max`"
+    )
+    wear: WearSettings = Field(
+        default=WearSettings(), description="what the card bears, and when to warn"
     )

@@ -16,6 +16,7 @@ from gateway.ops.view import LaneView, ScoreView, SpoolView, Stats
 from gateway.sinks import SinkStats
 from gateway.sources import SourceStats
 from gateway.spool.plot import Plot, Thinner
+from gateway.spool.wear import WearStats
 from gateway.stages.latest import Latest
 from gateway.tag import DataType, Quality, Tag, TagTable
 
@@ -107,6 +108,7 @@ class FakeView:
         self.part = FakePart()
         self.parts: dict[str, Stats] = {"pipeline": self.part}
         self.trouble = ""
+        self.wear = WearStats()
         self.bytes_used = 120 * 2**20
         self.score_of: dict[str, float] = dict.fromkeys(self.assets, 0.3)
         self.event_list: list[FakeEvent] = []
@@ -161,7 +163,11 @@ class FakeView:
             for lane, share in shares.items()
         ]
         return SpoolView(
-            bytes_used=self.bytes_used, bytes_max=512 * 2**20, lanes=lanes, trouble=self.trouble
+            bytes_used=self.bytes_used,
+            bytes_max=512 * 2**20,
+            lanes=lanes,
+            trouble=self.trouble,
+            wear=self.wear,
         )
 
     def scores(self) -> Sequence[ScoreView]:

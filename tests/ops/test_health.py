@@ -58,3 +58,10 @@ def test_foreign_text_is_bounded_and_encodable(view: FakeView) -> None:
     (reason,) = health_of(view).reasons
     assert len(reason) <= 255
     reason.encode()
+
+
+def test_a_card_that_wears_too_fast_is_a_warning(view: FakeView) -> None:
+    view.wear.warning = "900 MiB a day are written, bytes_day_max is 500 MiB"
+    health = health_of(view)
+    assert health.status == "degraded"
+    assert health.warnings == ("spool wears the card: " + view.wear.warning,)

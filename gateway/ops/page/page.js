@@ -283,6 +283,16 @@ function showPanels(tick) {
   showLanes(tick.spool);
 }
 
+// Years of a card are an order of magnitude, and said as one.
+function wearText(wear) {
+  if (wear.life_days === null) return "Card life: not known in the first ten minutes.";
+  const years = wear.life_days / 365;
+  const life = years >= 20 ? "more than 20 years" : years >= 2 ? `about ${Math.round(years)} years`
+    : `about ${Math.max(Math.round(wear.life_days / 30), 1)} months`;
+  const written = bytes(Math.max(wear.bytes_day, wear.device_bytes_day));
+  return `${written} and ${grouped.format(wear.flushes_day)} flushes a day: a card lasts ${life}.`;
+}
+
 function showLanes(spool) {
   const bar = make("div", "bar");
   fillBar(bar, spool);
@@ -298,6 +308,7 @@ function showLanes(spool) {
     );
   }
   byId("lanes").replaceChildren(bar, table);
+  byId("lanes").append(make("p", spool.wear.warning ? "error" : "note", wearText(spool.wear)));
   if (spool.trouble) byId("lanes").append(make("p", "error", spool.trouble));
 }
 

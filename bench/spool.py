@@ -131,6 +131,40 @@ async def measure(
         assert len(found)
 
 
+async def measure_history(directory: Path, seconds: int = 3600) -> None:
+    """An hour of 100 tags at 1 Hz, a record a second as a gateway writes it; then questions."""
+    rng = np.random.default_rng(3)
+    table = make_table(100)
+    ids = np.arange(100, dtype=np.int32)
+    level = rng.uniform(1, 1000, 100)
+    settings = SpoolSettings(commit_bytes=4096, commit_period=0.001)
+    async with Spool.open(directory / "history", settings, table, SystemClock()) as spool:
+        for second in range(seconds):
+            t_ns = START_NS + second * S
+            values = as_float32(level * (1 + 0.01 * rng.standard_normal(100)))
+            await spool.append(Turn(t_ns, {Lane.RAW: Frame.of(t_ns, ids, values)}))
+        end_ns = START_NS + seconds * S
+        for what in ("first", "again"):
+            began_s = time.process_time()
+            found = await spool.history.query(["pump-3.t3"], START_NS, end_ns)
+            cpu_ms = (time.process_time() - began_s) * 1000
+            print(f"history    {cpu_ms:6.0f} ms CPU: one tag of 100, an hour of it, {what}")
+            assert len(found) == seconds
+        began_s = time.process_time()
+        plot = await spool.history.plot(["pump-3.*"], START_NS, end_ns, Lane.RAW, 3200)
+        cpu_ms = (time.process_time() - began_s) * 1000
+        print(f"history    {cpu_ms:6.0f} ms CPU: a plot of ten tags of 100, an hour of it")
+        assert plot.samples == 10 * seconds
+        began_s = time.process_time()
+        samples = sum(len(frame) for frame in spool.history.stream(["*"], START_NS, end_ns))
+        report("history", "stream", began_s, samples)
+        assert samples == 100 * seconds
+        began_s = time.process_time()
+        assert not len(await spool.history.query(["nothing"], START_NS, end_ns))
+        cpu_ms = (time.process_time() - began_s) * 1000
+        print(f"history    {cpu_ms:6.1f} ms CPU: a tag that is not there")
+
+
 def report(name: str, what: str, began_s: float, samples: int) -> None:
     cpu_us = (time.process_time() - began_s) / samples * 1e6
     print(f"{name:10} {cpu_us:6.3f} us CPU a sample: {what}")
@@ -179,6 +213,7 @@ def main() -> None:
         rng = np.random.default_rng(1)
         asyncio.run(measure("scans", Path(folder), scans(rng), options.samples))
         asyncio.run(measure("messages", Path(folder), messages(rng), options.samples))
+        asyncio.run(measure_history(Path(folder)))
         if options.open_mib:
             asyncio.run(measure_open(Path(folder), options.open_mib))
 

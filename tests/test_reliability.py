@@ -19,7 +19,9 @@ def test_every_test_that_shows_a_promise_exists() -> None:
         f"{path}::{name}"
         for path, name in named
         if not (ROOT / path).is_file()
-        or not re.search(rf"^ *(?:async )?def {name}\(", (ROOT / path).read_text("utf-8"), re.M)
+        or not re.search(
+            rf"^ *(?:async )?def {name}\(", (ROOT / path).read_text("utf-8"), re.MULTILINE
+        )
     ]
     assert missing == []
 

@@ -107,7 +107,7 @@ async def _plot(view: GatewayView, question: Question) -> Mapping[str, Any]:
         ],
         "bucket_s": plot.bucket_s,
         "samples": plot.samples,
-        "truncated": plot.tags_left_out > 0,
+        "truncated": plot.is_cut or plot.tags_left_out > 0,
     }
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
@@ -38,8 +39,11 @@ __all__ = ["History"]
 SAMPLES_MAX = 100_000
 # Chunks of this many samples are handed on: large enough that numpy's calls do not count.
 CHUNK_SAMPLES = 65_536
+CHUNK_RECORDS = 2048  # a fifth of a second of decoding
 # A plot keeps some hundred bytes a tag and bucket; who asks for "*" gets the first of these.
 PLOT_TAGS_MAX = 32
+# Whoever looks at a plot waits no longer, and the web server gives up at ten seconds.
+PLOT_S = 6.0
 
 Refresh = Callable[[], None]
 T = TypeVar("T")
@@ -132,7 +136,10 @@ class History:
     async def plot(
         self, names: Sequence[str], start_ns: int, end_ns: int, lane: Lane, points_max: int
     ) -> Plot:
-        """What a plot `points_max // 4` pixels wide shows of the same samples."""
+        """What a plot `points_max // 4` pixels wide shows of the same samples.
+
+        Newest first, for `PLOT_S` at most: of a month of raw samples what can be read in that.
+        """
         question = _Question(names, start_ns, end_ns, lane)
         return await self._answer(question, self._plot, question, points_max)
 
@@ -145,9 +152,12 @@ class History:
             raise
 
     def _plot(self, question: _Question, points_max: int) -> Plot:
-        thinner = Thinner(question.start_ns, question.end_ns, points_max)
+        thinner = Thinner(question.start_ns, question.end_ns, points_max, is_backwards=True)
         numbers = _Numbers()
-        for chunk in _chunks(self._rows(question)):
+        until_s = time.monotonic() + PLOT_S
+        is_cut = False
+        for newest_first in _chunks(self._rows(question, newest_first=True)):
+            chunk = newest_first[::-1]
             frames = [rows.columns.frame for rows in chunk]
             of_series = np.concatenate([numbers.of(rows) for rows in chunk])
             kept = of_series >= 0
@@ -157,6 +167,9 @@ class History:
                 np.concatenate([frame.quality for frame in frames]),
             )
             thinner.add(of_series[kept], *(column[kept] for column in columns))
+            is_cut = time.monotonic() > until_s
+            if is_cut:
+                break
         return Plot(
             series=[
                 thinner.series(number, tag, eng_unit)
@@ -165,6 +178,7 @@ class History:
             bucket_s=thinner.bucket_ns / 1e9,
             samples=thinner.samples,
             tags_left_out=len(numbers.left_out),
+            is_cut=is_cut,
         )
 
     def _newest(self, question: _Question, samples_max: int) -> list[Rows]:
@@ -321,7 +335,7 @@ def _chunks(found: Iterator[Rows]) -> Iterator[list[Rows]]:
     for rows in found:
         chunk.append(rows)
         samples += len(rows.columns.frame)
-        if samples >= CHUNK_SAMPLES:
+        if samples >= CHUNK_SAMPLES or len(chunk) >= CHUNK_RECORDS:
             yield chunk
             chunk, samples = [], 0
     if chunk:

@@ -72,13 +72,21 @@ class Plot:
     bucket_s: float
     samples: int  # that were gone through
     tags_left_out: int  # matched, but beyond the bound
+    is_cut: bool  # there was more than the time allowed; what is there is the newest
 
 
 class Thinner:
-    """Takes samples by series number and gives a row a bucket."""
+    """Takes samples by series number and gives a row a bucket.
 
-    def __init__(self, start_ns: int, end_ns: int, points_max: int) -> None:
+    Of samples of one time the one that was stored last is the last; `is_backwards` says that later
+    calls bring what was stored earlier.
+    """
+
+    def __init__(
+        self, start_ns: int, end_ns: int, points_max: int, *, is_backwards: bool = False
+    ) -> None:
         assert start_ns < end_ns
+        self._is_backwards = is_backwards
         # Nothing is stored outside of these, and differences between them fit into 64 bits.
         start_ns, end_ns = max(start_ns, -(2**62)), min(end_ns, 2**62)
         buckets = max(points_max // POINTS_A_BUCKET, 1)
@@ -145,9 +153,12 @@ class Thinner:
             more = np.full((count - len(self._rows), self._buckets), _EMPTY, _BUCKET)
             self._rows = np.concatenate([self._rows, more])
 
-    @staticmethod
     def _fold(
-        rows: npt.NDArray[Any], cells: npt.NDArray[np.int64], t_ns: TimeArray, values: FloatArray
+        self,
+        rows: npt.NDArray[Any],
+        cells: npt.NDArray[np.int64],
+        t_ns: TimeArray,
+        values: FloatArray,
     ) -> None:
         # By cell and time; of equal times as they were stored. Then each cell is one run.
         order = np.lexsort((t_ns, cells))
@@ -159,8 +170,12 @@ class Thinner:
         counts = stops - starts
         into["count"] += counts
         into["sum"] += np.add.reduceat(values, starts)
-        _put(into, "first", t_ns[starts] < into["t_first"], t_ns[starts], values[starts])
-        _put(into, "last", t_ns[stops - 1] >= into["t_last"], t_ns[stops - 1], values[stops - 1])
+        first, last = t_ns[starts], t_ns[stops - 1]
+        is_first, is_last = first < into["t_first"], last >= into["t_last"]
+        if self._is_backwards:
+            is_first, is_last = first <= into["t_first"], last > into["t_last"]
+        _put(into, "first", is_first, first, values[starts])
+        _put(into, "last", is_last, last, values[stops - 1])
         run = np.repeat(np.arange(len(starts)), counts)
         for name, extreme in (("min", np.minimum), ("max", np.maximum)):
             best = extreme.reduceat(values, starts)

@@ -200,7 +200,7 @@ class FakeView:
         thinner.add(frame.tag_ids.astype(np.intp), frame.t_ns, frame.values, frame.quality)
         tags = [self.table[i] for i in np.unique(frame.tag_ids).tolist()]
         series = [thinner.series(i, tag.name, tag.eng_unit) for i, tag in enumerate(tags)]
-        return Plot(series, thinner.bucket_ns / 1e9, len(frame), 0)
+        return Plot(series, thinner.bucket_ns / 1e9, len(frame), 0, is_cut=False)
 
 
 async def until(condition: Callable[[], bool], seconds: float = 10, pause_s: float = 0.01) -> None:

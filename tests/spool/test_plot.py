@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.frame import Frame, Lane, Turn
+from gateway.spool import history as history_module
 from gateway.spool.catalog import Rows, Segment
 from gateway.spool.history import PLOT_TAGS_MAX, History
 from gateway.spool.log import Spool
@@ -35,12 +36,13 @@ samples = st.lists(
 
 
 @settings(max_examples=300, deadline=None)
-@given(samples, st.integers(1, 7))
+@given(samples, st.integers(1, 7), st.booleans())
 def test_each_bucket_has_its_extremes_ends_and_mean_however_they_come(
-    rows: list[tuple[int, int, float, int]], chunk: int
+    rows: list[tuple[int, int, float, int]], chunk: int, is_backwards: bool
 ) -> None:
-    thinner = Thinner(0, SPAN, BUCKETS * POINTS_A_BUCKET)
-    for start in range(0, len(rows), chunk):
+    thinner = Thinner(0, SPAN, BUCKETS * POINTS_A_BUCKET, is_backwards=is_backwards)
+    starts = range(0, len(rows), chunk)
+    for start in reversed(starts) if is_backwards else starts:
         numbers, t_ns, values, quality = zip(*rows[start : start + chunk], strict=True)
         thinner.add(
             np.array(numbers),
@@ -68,6 +70,8 @@ def test_each_bucket_has_its_extremes_ends_and_mean_however_they_come(
             assert {value for t, value in drawn if (t, value) in good} >= {min(values), max(values)}
             for t_end in (min(good)[0], max(good)[0]):
                 assert any(t == t_end for t, _ in drawn)
+            # Of equal times the last is the one stored last.
+            assert (max(good)[0], [v for t, v in good if t == max(good)[0]][-1]) in drawn
         assert len(drawn) <= BUCKETS * POINTS_A_BUCKET
         assert drawn <= {(t, v) for n, t, v, _ in rows if n == number}
 
@@ -122,6 +126,19 @@ async def test_who_asks_for_everything_gets_a_bounded_plot(open_spool: Opener) -
         plot = await spool.history.plot(["*"], 0, 10, Lane.RAW, 4)
     assert len(plot.series) == PLOT_TAGS_MAX
     assert plot.tags_left_out == 5
+
+
+async def test_a_plot_that_takes_too_long_shows_the_newest_and_says_so(
+    open_spool: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(history_module, "PLOT_S", 0.0)
+    monkeypatch.setattr(history_module, "CHUNK_RECORDS", 3)
+    async with open_spool() as spool:
+        await day(spool)
+        plot = await spool.history.plot(["pump.t3"], 0, 600 * 10**9, Lane.RAW, 80)
+    assert plot.is_cut
+    assert plot.samples == 180
+    assert plot.series[0].t_ns.max() == 599 * 10**9
 
 
 async def test_a_span_longer_than_the_clock_can_count_is_drawn(open_spool: Opener) -> None:

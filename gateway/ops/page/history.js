@@ -83,5 +83,6 @@ function show(found, tag) {
   dialog.line.setAttribute("d", `M${places.join("L")}`);
   const now = Date.now();
   put(dialog.note, `${number(low)} to ${number(high)} ${tag.unit}, ${number(found.samples)} samples,`
+    + (found.truncated ? " (the newest: there was more than could be read in time)," : "")
     + ` ${when(first / 1e6, now)} to ${when(times.at(-1) / 1e6, now)}`);
 }

@@ -44,7 +44,9 @@ def add_parser(subparsers: Any) -> None:
     for command in (show, verify):
         command.add_argument("--json", action="store_true", help="print it for programs")
     export = _command(commands, "export", _export, "stored samples as a file of another format")
-    export.add_argument("tags", nargs="*", default=["*"], help='tag names or patterns; "*" = all')
+    export.add_argument(
+        "--tags", nargs="+", default=["*"], metavar="TAG", help="names or patterns; default all"
+    )
     export.add_argument("--lane", choices=LANES, default="raw")
     export.add_argument(
         "--from", dest="start", default="1h", help='"15m" ago, or 2026-01-31T12:00 (UTC)'
@@ -121,8 +123,9 @@ def _verify(options: argparse.Namespace) -> int:
         print("all is as it was written")
         return 0
     print(
-        f"{verdict.findings_total} places damaged: {verdict.records_damaged:,} records,"
-        f" {verdict.samples_lost:,} samples lost; the rest is served"
+        f"{_counted(verdict.findings_total, 'place')} damaged:"
+        f" {_counted(verdict.records_damaged, 'record')},"
+        f" {_counted(verdict.samples_lost, 'sample')} lost; the rest is served"
     )
     return EX_DAMAGED
 
@@ -274,8 +277,12 @@ def _finding_line(finding: Finding) -> str:
     between = f", {' .. '.join(times)}" if times else ""
     return (
         f"  {finding.file}{where * bool(finding.sequence_first)}: {finding.what};"
-        f" {finding.records:,} records, {finding.samples:,} samples{between}"
+        f" {_counted(finding.records, 'record')}, {_counted(finding.samples, 'sample')}{between}"
     )
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number:,} {what}{'s' * (number != 1)}"
 
 
 def _print_rest(more: int) -> None:

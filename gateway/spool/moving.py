@@ -71,7 +71,7 @@ class Mover:
         except SpoolLocked as error:
             raise SpoolLocked(
                 f"a gateway writes to the spool in {directory}",
-                hint="stop it first (systemctl stop sluicegate): it keeps the cursors in memory",
+                hint="stop it first, with systemctl stop sluicegate: cursors are in its memory",
             ) from error
         try:
             yield Mover(disk, directory)

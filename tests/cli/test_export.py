@@ -156,7 +156,17 @@ def test_lanes_tags_and_times_narrow_it(plant: Path, spool_of: Fill) -> None:
     spool_of()
     out = plant.parent / "few.csv"
     span = ["--from", "2026-01-01T00:00:10", "--to", "2026-01-01T00:00:12"]
-    command = ["spool", "export", str(plant), "p.fl*", "p.state", *span, "--out", str(out)]
+    command = [
+        "spool",
+        "export",
+        str(plant),
+        "--tags",
+        "p.fl*",
+        "p.state",
+        *span,
+        "--out",
+        str(out),
+    ]
     assert main(command) == 0
     rows = list(csv.DictReader(out.open(encoding="utf-8", newline="")))
     assert [row["tag"] for row in rows] == ["p.flow", "p.state"] * 2
@@ -168,7 +178,7 @@ def test_without_a_name_it_goes_to_standard_output(
     plant: Path, spool_of: Fill, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
     spool_of()
-    assert main(["spool", "export", str(plant), "p.flow", *EVER]) == 0
+    assert main(["spool", "export", str(plant), "--tags", "p.flow", *EVER]) == 0
     printed = capfdbinary.readouterr()
     assert printed.out.count(b"\r\n") == STEPS + 1
     assert b"200 samples exported" in printed.err

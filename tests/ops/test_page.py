@@ -283,3 +283,12 @@ async def test_a_click_on_a_signal_shows_its_stored_past(opened: Opened) -> None
     await expect(dialog).not_to_be_visible()
     spans = {(end - start) / 10**9 for _, start, end, *_ in view.asked}  # type: ignore[operator]
     assert spans == {3600, 7 * 86400}
+
+
+async def test_the_cards_life_is_said_as_the_order_of_magnitude_it_is(opened: Opened) -> None:
+    lanes = opened.page.locator("#lanes")
+    await expect(lanes).to_contain_text("not known in the first ten minutes")
+    wear = opened.view.wear
+    wear.bytes_day, wear.flushes_day, wear.life_days = 300 * 2.0**20, 80_000.4, 7.4 * 365
+    opened.view.sample()
+    await expect(lanes).to_contain_text("300 MiB and 80,000 flushes a day: a card lasts about 7 y")

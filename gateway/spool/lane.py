@@ -16,6 +16,7 @@ import errno
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -78,6 +79,14 @@ class Shared:
     stats: SpoolStats
     boot_id: int
     number_last: int  # of segments, in all lanes: a number is used once
+
+
+class _Part(NamedTuple):
+    """A record on its way to the disk."""
+
+    record: Record
+    payload: bytes
+    what: Draft | Gap | None  # that is written with it; None for tags
 
 
 class LaneWriter:
@@ -164,10 +173,9 @@ class LaneWriter:
             self._flush(sync=True)
             self._forget_tags()  # all are new to the next segment
             parts = self._compose(draft)
-            self._begin_segment(sum(record.bytes_on_disk for record, _ in parts))
+            self._begin_segment(sum(part.record.bytes_on_disk for part in parts))
         assert self._segment is not None
-        gaps = iter(self._gaps)
-        for record, payload in parts:
+        for record, payload, what in parts:
             staged = record._replace(
                 previous_crc=self._crc_last,
                 batch_index=self._batch_records + len(self._staged),
@@ -175,34 +183,35 @@ class LaneWriter:
             )
             data, self._crc_last = encode_record(staged, payload, self._segment.seed)
             self._buffer += data
-            what = {FRAMES: draft, GAP: next(gaps, None) if record.kind == GAP else None}
-            self._staged.append((staged, what.get(record.kind)))
-        self._gaps_unsynced += self._gaps
-        self._gaps = []
+            self._staged.append((staged, what))
+        # Beginning a segment may have deleted another: that gap is for the next record.
+        staged_gaps = [part.what for part in parts if isinstance(part.what, Gap)]
+        self._gaps_unsynced += staged_gaps
+        self._gaps = self._gaps[len(staged_gaps) :]
         self._samples_staged += len(draft.frame)
 
     def _can_grow(self) -> bool:
         return self._segment is not None and self._segment.can_grow
 
-    def _fits(self, parts: Sequence[tuple[Record, bytes]]) -> bool:
+    def _fits(self, parts: Sequence[_Part]) -> bool:
         segment = self._segment
         if segment is None or not parts:
             return False
-        bytes_new = sum(record.bytes_on_disk for record, _ in parts)
+        bytes_new = sum(part.record.bytes_on_disk for part in parts)
         return segment.summary.end + len(self._buffer) + bytes_new <= segment.size
 
-    def _compose(self, draft: Draft) -> list[tuple[Record, bytes]]:
+    def _compose(self, draft: Draft) -> list[_Part]:
         """The records of a draft and their payloads, without their place in the lane."""
         frame = draft.frame
-        parts = []
+        parts: list[_Part] = []
         for gap in self._gaps:
             payload = encode_gap(gap)
-            parts.append((self._record(GAP, draft, payload, 0), payload))
+            parts.append(_Part(self._record(GAP, draft, payload, 0), payload, gap))
         first_new = len(self._contents.dictionary)
         tags_new = self._learn(frame.tag_ids)
         if tags_new:
             payload = encode_tags(tags_new)
-            parts.append((self._record(TAGS, draft, payload, first_new), payload))
+            parts.append(_Part(self._record(TAGS, draft, payload, first_new), payload, None))
         columns = Columns(
             draft.now_ns,
             draft.row_ends,
@@ -210,7 +219,7 @@ class LaneWriter:
         )
         payload = encode_columns(columns, self._shapes)
         tags = len(self._contents.dictionary)
-        parts.append((self._record(FRAMES, draft, payload, tags), payload))
+        parts.append(_Part(self._record(FRAMES, draft, payload, tags), payload, draft))
         return parts
 
     def _record(self, kind: int, draft: Draft, payload: bytes, tags: int) -> Record:

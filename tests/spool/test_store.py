@@ -357,6 +357,16 @@ def test_what_is_deleted_leaves_a_gap_record_that_counts_it() -> None:
     assert len(table) == 4 * 12
 
 
+def test_a_deletion_that_a_new_segment_causes_is_on_record_as_well() -> None:
+    world = filled(bytes_max=24 * 8192, commits=200)  # never tidied: there is no spare in time
+    world.commit(1)
+    gaps = gaps_of(world.store, Lane.RAW)
+    assert gaps
+    segments = world.store.catalog.segments[Lane.RAW]
+    assert gaps[-1].sequence_last + 1 == segments[0].first_sequence
+    assert [g.sequence_first for g in gaps[1:]] == [g.sequence_last + 1 for g in gaps[:-1]]
+
+
 def test_a_lane_keeps_no_more_than_its_own_bytes_and_age() -> None:
     world = World(
         random.Random(1),

@@ -95,8 +95,8 @@ class Gateway:
             self.spool = spool
             began_s = self.clock.monotonic_s()
             missing = self.turns.recover(spool)
-            self.wear = WearMeter(directory / "spool", spool_settings.wear, spool.stats, self.clock)
             self.turns.stats.replay_ms = (self.clock.monotonic_s() - began_s) * 1000
+            self.wear = WearMeter(directory / "spool", spool_settings.wear, spool.stats, self.clock)
             if missing is not None:
                 await spool.append(missing)
             self.wear.start()

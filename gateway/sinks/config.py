@@ -7,10 +7,9 @@ from typing import Literal
 from pydantic import Field
 
 from gateway.settings import Bytes, Name, Seconds, SecretReference, Settings
+from gateway.spool.config import LaneName
 
-__all__ = ["HttpSinkSettings", "Influx1Settings", "Influx2Settings", "LaneName", "SinkSettings"]
-
-LaneName = Literal["event", "score", "aggregate", "raw"]
+__all__ = ["HttpSinkSettings", "Influx1Settings", "Influx2Settings", "SinkSettings"]
 
 
 class SinkSettings(Settings):

@@ -177,6 +177,16 @@ class Catalog:
         self._lock = threading.RLock()
         self._kept: OrderedDict[Segment, Contents] = OrderedDict()
 
+    def samples_begin(self, lane: Lane) -> int:
+        """Samples of the lane that have been deleted already."""
+        segments = self.segments[lane]
+        return segments[0].summary.samples_before if segments else 0
+
+    def samples_end(self, lane: Lane) -> int:
+        """Samples of the lane since it began."""
+        segments = self.segments[lane]
+        return segments[-1].summary.samples_end if segments else 0
+
     def contents(self, segment: Segment) -> Contents:
         """What is in a segment; empty where it cannot be read."""
         with self._lock:

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from gateway.errors import SpoolDamaged
 from gateway.frame import Exact, Frame, TimeArray
-from gateway.spool.packing import INFLATE_MAX, Packer, Unpacker, inflate
+from gateway.spool.packing import INFLATE_MAX, RAW_DEFLATE, Packer, Unpacker, deflate, inflate
 from gateway.spool.shapes import Shapes, put_values, take_values
 
 __all__ = ["Columns", "decode_columns", "encode_columns"]
@@ -28,8 +28,6 @@ __all__ = ["Columns", "decode_columns", "encode_columns"]
 _LAYOUT = struct.Struct("<I")
 _LAYOUT_2 = 0x80000002
 _TOP_BIT = 0x80000000
-_LEVEL = 1
-_RAW_DEFLATE = -15
 # What one turn and one sample can take, inflated, and the columns' own beginnings.
 _TURN_BYTES, _SAMPLE_BYTES, _COLUMNS_BYTES = 18, 27, 256
 
@@ -120,7 +118,7 @@ def _encode_exact(exact: Exact) -> bytes:
         return b""
     # The standard library's JSON, since orjson refuses integers beyond 64 bits and lone surrogates.
     text = json.dumps([list(exact.keys()), list(exact.values())], default=int)
-    return zlib.compress(text.encode("ascii"), _LEVEL, wbits=_RAW_DEFLATE)
+    return deflate(text.encode("ascii"))
 
 
 # Strings of one record. What waits for the disk is bounded by pending_bytes_max; JSON may write
@@ -132,7 +130,7 @@ def _decode_exact(deflated: bytes, samples: int) -> Exact:
     if not deflated:
         return {}
     try:
-        text = zlib.decompressobj(_RAW_DEFLATE).decompress(deflated, _EXACT_BYTES_MAX)
+        text = zlib.decompressobj(RAW_DEFLATE).decompress(deflated, _EXACT_BYTES_MAX)
         rows, values = json.loads(text)
         exact = dict(zip(rows, values, strict=True))
     except (zlib.error, ValueError, TypeError, RecursionError) as error:

@@ -56,9 +56,13 @@ class Cursor:
         self._generation = 0
         self._is_named = False  # the file's name is on disk for certain
 
-    def load(self, disk: Disk) -> bool:
-        """Take the newer of the two slots; False if neither is whole."""
-        data = disk.read_durable(self.path, 2 * SLOT_BYTES)
+    def load(self, disk: Disk, *, to_write: bool = False) -> bool:
+        """Take the newer of the two slots; False if neither is whole.
+
+        `to_write`: for who will save it again, and must not build on what is in the cache only.
+        """
+        size = 2 * SLOT_BYTES
+        data = disk.read_durable(self.path, size) if to_write else disk.read(self.path, size, 0)
         slots = [decode_slot(data[:SLOT_BYTES]), decode_slot(data[SLOT_BYTES:])]
         whole = [slot for slot in slots if slot is not None]
         if whole:

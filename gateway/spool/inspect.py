@@ -21,11 +21,10 @@ from gateway.spool.recovery import find_segments
 from gateway.spool.segment import (
     GAP,
     RECORDS_START,
-    TIME_MAX,
-    TIME_MIN,
     decode_record,
     payload_of,
     sign_of,
+    time_or_zero,
 )
 from gateway.spool.stats import Damage, SpoolStats
 
@@ -174,8 +173,8 @@ def _lane_report(disk: Disk, lane: Lane, segments: Sequence[Segment]) -> LaneRep
     report.samples_begin = first.samples_before
     report.sequence_first = segments[0].first_sequence
     report.sequence_last = last.sequence_end - 1
-    report.oldest_ns = _or_zero(min(s.summary.t_ns_min for s in segments))
-    report.newest_ns = _or_zero(max(s.summary.t_ns_max for s in segments))
+    report.oldest_ns = time_or_zero(min(s.summary.t_ns_min for s in segments))
+    report.newest_ns = time_or_zero(max(s.summary.t_ns_max for s in segments))
     for segment in segments:
         report.gaps += _gaps_of(disk, segment)
     del report.gaps[:-GAPS_MAX]
@@ -202,18 +201,12 @@ def _gaps_of(disk: Disk, segment: Segment) -> Iterator[Gap]:
 
 
 def _sink_place(catalog: Catalog, sink: str, lane: Lane, place: int) -> SinkPlace:
-    segments = catalog.segments[lane]
-    end = segments[-1].summary.samples_end if segments else 0
-    begin = segments[0].summary.samples_before if segments else 0
+    begin, end = catalog.samples_begin(lane), catalog.samples_end(lane)
     oldest_ns = 0
-    for segment in segments:
+    for segment in catalog.segments[lane]:
         if segment.summary.samples_end > place:
             index = catalog.contents(segment).index
             rows = index[index["samples_end"] > place]
             oldest_ns = int(rows["t_ns_min"][0]) if len(rows) else segment.summary.t_ns_min
             break
     return SinkPlace(sink, lane.name.lower(), place, max(end - max(place, begin), 0), oldest_ns)
-
-
-def _or_zero(t_ns: int) -> int:
-    return 0 if t_ns in (TIME_MIN, TIME_MAX) else t_ns

@@ -88,9 +88,7 @@ class Mover:
         cursor = self._cursor(sink)
         moves = []
         for lane in lanes:
-            segments = self._catalog.segments[lane]
-            begin = segments[0].summary.samples_before if segments else 0
-            end = segments[-1].summary.samples_end if segments else 0
+            begin, end = self._catalog.samples_begin(lane), self._catalog.samples_end(lane)
             if isinstance(to, int):
                 target = place_at(self._catalog, lane, to)
             else:
@@ -112,7 +110,7 @@ class Mover:
     def _cursor(self, sink: str) -> Cursor:
         cursor = Cursor(self._directory / "cursors" / (sink + SUFFIX))
         with contextlib.suppress(FileNotFoundError):
-            cursor.load(self._disk)
+            cursor.load(self._disk, to_write=True)
         return cursor
 
 
@@ -122,8 +120,7 @@ def place_at(catalog: Catalog, lane: Lane, t_ns: int) -> int:
     It is that of the first sample stored with a time of `t_ns` or later. Samples from before that
     came late, and were stored behind it, come with it.
     """
-    segments = catalog.segments[lane]
-    for segment in segments:
+    for segment in catalog.segments[lane]:
         if segment.summary.t_ns_max < t_ns:
             continue
         contents = catalog.contents(segment)
@@ -137,7 +134,7 @@ def place_at(catalog: Catalog, lane: Lane, t_ns: int) -> int:
             late = rows.columns.frame.t_ns >= t_ns
             if late.any():
                 return int(row["samples_before"]) + int(np.argmax(late))
-    return segments[-1].summary.samples_end if segments else 0
+    return catalog.samples_end(lane)
 
 
 def _give_to_owner(directory: Path, *paths: Path) -> None:

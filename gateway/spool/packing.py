@@ -19,10 +19,10 @@ import numpy.typing as npt
 
 from gateway.errors import SpoolDamaged
 
-__all__ = ["Packer", "Unpacker", "inflate"]
+__all__ = ["INFLATE_MAX", "RAW_DEFLATE", "Packer", "Unpacker", "deflate", "inflate"]
 
 _LEVEL = 1
-_RAW_DEFLATE = -15  # without zlib's own checksum: the record has one
+RAW_DEFLATE = -15  # without zlib's own checksum: the record has one
 _LENGTHS = struct.Struct("<II")  # of the deflated stream, of the noise
 _STEPS = struct.Struct("<qqIB")  # first value, usual step, rows that step otherwise, how stored
 _SPARSE, _DENSE = 0, 1
@@ -45,7 +45,7 @@ class Packer:
 
     def finish(self) -> bytes:
         """Two lengths, the deflated stream, the noise."""
-        deflated = zlib.compress(b"".join(self._parts), _LEVEL, wbits=_RAW_DEFLATE)
+        deflated = deflate(b"".join(self._parts))
         noise = b"".join(self._noise)
         return b"".join((_LENGTHS.pack(len(deflated), len(noise)), deflated, noise))
 
@@ -91,7 +91,8 @@ class Packer:
         kind = _SPARSE if 4 * len(places) <= n else _DENSE
         self._parts.append(_STEPS.pack(int(column[0]), step, len(places), kind))
         if kind == _SPARSE:
-            gaps = np.diff(places, prepend=0).astype(np.uint64)
+            gaps = places.astype(np.uint64)
+            gaps[1:] -= gaps[:-1].copy()
             self.put_unsigned(gaps)
             self.put_signed(residues[places])
         else:
@@ -108,30 +109,30 @@ class Unpacker:
         self.end = _LENGTHS.size + length + noise
         if self.end > len(payload):
             raise SpoolDamaged("the columns of a frames record reach behind its end")
-        self._data = inflate(payload[_LENGTHS.size : _LENGTHS.size + length], inflated_max)
-        self._noise = payload[_LENGTHS.size + length : self.end]
-        self._at = self._noise_at = 0
+        deflated = payload[_LENGTHS.size : _LENGTHS.size + length]
+        self._data = _Stream(inflate(deflated, inflated_max))
+        self._noise = _Stream(payload[_LENGTHS.size + length : self.end])
 
     def check_done(self) -> None:
         """That nothing was left over."""
-        if self._at != len(self._data) or self._noise_at != len(self._noise):
+        if not (self._data.is_done and self._noise.is_done):
             raise SpoolDamaged("the columns of a frames record have the wrong size")
 
     def octets(self, n: int) -> npt.NDArray[np.uint8]:
-        is_same = self._take(1)[0]
-        column = np.frombuffer(self._take(min(n, 1) if is_same else n), np.uint8)
+        is_same = self._data.take(1)[0]
+        column = np.frombuffer(self._data.take(min(n, 1) if is_same else n), np.uint8)
         return np.repeat(column, n) if is_same else column
 
     def unsigned(self, n: int) -> UintArray:
         if not n:
             return np.empty(0, np.uint64)
-        width, mask = self._take(2)
+        width, mask = self._data.take(2)
         if not 1 <= width <= 8:
             raise SpoolDamaged(f"a column of {width} byte planes")
         size = 4 if width <= 4 else 8
         planes = np.zeros((n, size), np.uint8)
         for i in range(width):
-            plane = self._take_noise(n) if mask >> i & 1 else self._take(n)
+            plane = (self._noise if mask >> i & 1 else self._data).take(n)
             planes[:, i] = np.frombuffer(plane, np.uint8)
         flat: npt.NDArray[Any] = planes.reshape(-1).view(f"<u{size}")
         return flat.astype(np.uint64)
@@ -142,7 +143,7 @@ class Unpacker:
     def stepping(self, n: int) -> IntArray:
         if not n:
             return np.empty(0, np.int64)
-        first, step, odd, kind = _STEPS.unpack(self._take(_STEPS.size))
+        first, step, odd, kind = _STEPS.unpack(self._data.take(_STEPS.size))
         residues = np.zeros(n, np.int64)
         if kind == _SPARSE:
             places = np.cumsum(self.unsigned(odd).astype(np.int64)) if odd <= n else _TOO_FAR
@@ -155,27 +156,37 @@ class Unpacker:
         residues[0] = first
         return np.cumsum(residues)
 
-    def _take(self, size: int) -> bytes:
+
+class _Stream:
+    """Bytes that are taken from the front."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._at = 0
+
+    @property
+    def is_done(self) -> bool:
+        return self._at == len(self._data)
+
+    def take(self, size: int) -> bytes:
         data = self._data[self._at : self._at + size]
         if len(data) < size:
             raise SpoolDamaged("the columns of a frames record are too short")
         self._at += size
         return data
 
-    def _take_noise(self, size: int) -> bytes:
-        data = self._noise[self._noise_at : self._noise_at + size]
-        if len(data) < size:
-            raise SpoolDamaged("the columns of a frames record are too short")
-        self._noise_at += size
-        return data
-
 
 _TOO_FAR = np.array([-1], np.int64)
 
 
+def deflate(data: bytes) -> bytes:
+    """Fast rather than small: level 6 takes twice the time for 4 % fewer bytes."""
+    return zlib.compress(data, _LEVEL, wbits=RAW_DEFLATE)
+
+
 def inflate(deflated: bytes, size_max: int) -> bytes:
     """What was deflated, if it is no more than `size_max`; never more memory than that."""
-    inflater = zlib.decompressobj(_RAW_DEFLATE)
+    inflater = zlib.decompressobj(RAW_DEFLATE)
     try:
         data = inflater.decompress(deflated, size_max + 1)
     except zlib.error as error:

@@ -45,8 +45,14 @@ class Found:
     useless: list[Path] = field(default_factory=list)  # segments without a record
 
 
-def find_segments(disk: Disk, directory: Path, names: Sequence[str], damage: Damage) -> Found:
-    """The segments among `names`, each lane's oldest first."""
+def find_segments(
+    disk: Disk, directory: Path, names: Sequence[str], damage: Damage, *, to_write: bool = False
+) -> Found:
+    """The segments among `names`, each lane's oldest first.
+
+    `to_write`: for who will append behind them. What a killed process left in the kernel's cache
+    is made durable or disbelieved then; who only looks causes no flush.
+    """
     numbers: dict[Lane, list[int]] = {lane: [] for lane in Lane}
     found = Found()
     for name in names:
@@ -60,7 +66,9 @@ def find_segments(disk: Disk, directory: Path, names: Sequence[str], damage: Dam
         for number in sorted(of_lane, reverse=True):
             path = segment_path(directory, lane, number)
             try:
-                segment = _examine(disk, path, limit, damage, is_last=not segments)
+                segment = _examine(
+                    disk, path, limit, damage, is_last=not segments, to_write=to_write
+                )
             except FileNotFoundError:
                 continue  # deleted or renamed since `names` was taken
             except OSError as error:
@@ -80,7 +88,7 @@ def find_segments(disk: Disk, directory: Path, names: Sequence[str], damage: Dam
 
 
 def _examine(
-    disk: Disk, path: Path, limit: int, damage: Damage, *, is_last: bool
+    disk: Disk, path: Path, limit: int, damage: Damage, *, is_last: bool, to_write: bool
 ) -> Segment | None:
     """One file; None if nothing in it can be believed."""
     lane, number = parse_name(path.name) or (Lane.RAW, 0)
@@ -95,16 +103,17 @@ def _examine(
         is_full = not is_last and summary.sequence_end <= limit and summary.end <= size
         if is_full:
             return Segment(path, size, summary, header.first_sequence)
-    segment = _go_through(disk, path, size, header, limit, damage, is_last=is_last)
+    is_uncertain = is_last and to_write
+    data = disk.read_durable(path, size) if is_uncertain else disk.read(path, size, 0)
+    segment = _go_through(path, data, header, limit, damage, is_last=is_last)
     if segment is not None:
         segment.can_grow = is_last and header is not None and summary is None
     return segment
 
 
 def _go_through(
-    disk: Disk,
     path: Path,
-    size: int,
+    data: bytes,
     header: SegmentHeader | None,
     limit: int,
     damage: Damage,
@@ -114,7 +123,6 @@ def _go_through(
     """A file without a summary to rely on."""
     lane, number = parse_name(path.name) or (Lane.RAW, 0)
     seed = seed_of(lane, number)
-    data = disk.read_durable(path, size) if is_last else disk.read(path, size, 0)
     records = scan(data, seed, limit=limit, is_last=is_last)
     if header is None:
         if not records:
@@ -127,7 +135,7 @@ def _go_through(
     summary: Summary = summary_of(header)
     for this in records:
         summary = summary.with_record(this.offset, this.record)
-    segment = Segment(path, size, summary, header.first_sequence)
+    segment = Segment(path, len(data), summary, header.first_sequence)
     if not (is_last or summary.records):
         return segment  # given up: what it lacks is counted with what its neighbours say
     lost_records, lost_samples = missing(records, header.first_sequence, summary)

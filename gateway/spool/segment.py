@@ -47,6 +47,7 @@ __all__ = [
     "seed_of",
     "sign_of",
     "summary_of",
+    "time_or_zero",
 ]
 
 VERSION = 1
@@ -194,6 +195,11 @@ class Summary(NamedTuple):
 
 
 TIME_MIN, TIME_MAX = -(2**63), 2**63 - 1
+
+
+def time_or_zero(t_ns: int) -> int:
+    """A summary's time for people: 0 where there was no sample to have one."""
+    return 0 if t_ns in (TIME_MIN, TIME_MAX) else t_ns
 
 
 def summary_of(header: SegmentHeader) -> Summary:

@@ -27,7 +27,7 @@ from gateway.spool.lane import Draft, LaneWriter, Shared
 from gateway.spool.overlay import OverlayDisk
 from gateway.spool.pool import Pool
 from gateway.spool.recovery import find_segments
-from gateway.spool.segment import HEAD_BYTES, TIME_MAX, TIME_MIN, decode_header
+from gateway.spool.segment import HEAD_BYTES, decode_header, time_or_zero
 from gateway.spool.stats import Damage, SpoolStats
 from gateway.tag import TagTable
 
@@ -94,7 +94,7 @@ class Store:
             # Of a process that was killed there may be names that are not on disk yet.
             self.disk.sync_directory(self.directory)
         names = self.disk.names(self.directory)
-        found = find_segments(self.disk, self.directory, names, self.damage)
+        found = find_segments(self.disk, self.directory, names, self.damage, to_write=True)
         self.catalog.segments.update(found.segments)
         self.pool.adopt(found.useless)
         shared = Shared(
@@ -254,21 +254,21 @@ class Store:
 
     def samples_end(self, lane: Lane) -> int:
         """Durable samples of the lane since it began: where a reader is when it has them all."""
-        segments = self.catalog.segments[lane]
-        return segments[-1].summary.samples_end if segments else 0
+        return self.catalog.samples_end(lane)
 
     def samples_begin(self, lane: Lane) -> int:
         """Samples of the lane that have been deleted already."""
-        segments = self.catalog.segments[lane]
-        return segments[0].summary.samples_before if segments else 0
+        return self.catalog.samples_begin(lane)
 
     def samples_from(self, lane: Lane, place: int) -> int:
         """Samples there are behind a place; what was given up between segments does not count."""
-        return sum(
-            max(0, segment.summary.samples_end - max(place, segment.summary.samples_before))
-            for segment in reversed(self.catalog.segments[lane])
-            if segment.summary.samples_end > place
-        )
+        waiting = 0
+        for segment in reversed(self.catalog.segments[lane]):
+            summary = segment.summary
+            if summary.samples_end <= place:
+                break
+            waiting += summary.samples_end - max(place, summary.samples_before)
+        return waiting
 
     def rows_since(self, lane: Lane, since_ns: int) -> Iterator[Rows]:
         """Records that hold a turn at or after `since_ns`."""
@@ -369,8 +369,8 @@ class Store:
                 undelivered=max(undelivered, 0),
                 sequence_first=segment.first_sequence,
                 sequence_last=summary.sequence_end - 1,
-                t_ns_min=_or_zero(summary.t_ns_min),
-                t_ns_max=_or_zero(summary.t_ns_max),
+                t_ns_min=time_or_zero(summary.t_ns_min),
+                t_ns_max=time_or_zero(summary.t_ns_max),
             )
         )
 
@@ -404,7 +404,7 @@ class Store:
                 continue
             cursor = self.cursors.setdefault(stem, Cursor(directory / name))
             try:
-                is_whole = cursor.load(self._real_disk)
+                is_whole = cursor.load(self._real_disk, to_write=True)
             except OSError:
                 is_whole = False
             if not is_whole:
@@ -451,9 +451,5 @@ class Store:
                 oldest, newest = segments[0], segments[-1]
                 stats.sequence_first = oldest.first_sequence
                 stats.sequence_last = newest.summary.sequence_end - 1
-                stats.oldest_ns = _or_zero(oldest.summary.t_ns_min)
-                stats.newest_ns = _or_zero(max(s.summary.t_ns_max for s in segments))
-
-
-def _or_zero(t_ns: int) -> int:
-    return 0 if t_ns in (TIME_MIN, TIME_MAX) else t_ns
+                stats.oldest_ns = time_or_zero(oldest.summary.t_ns_min)
+                stats.newest_ns = time_or_zero(max(s.summary.t_ns_max for s in segments))

@@ -32,6 +32,7 @@ from gateway.spool.segment import (
     decode_header,
     payload_of,
     scan,
+    time_or_zero,
 )
 
 __all__ = ["Verdict", "verify"]
@@ -88,7 +89,7 @@ def _verify_segment(disk: Disk, segment: Segment, before: Summary | None, verdic
         samples = summary.samples_end - summary.samples_before
         first, last = segment.first_sequence, summary.sequence_end - 1
         records = max(last + 1 - first, 1)
-        times = _or_zero(summary.t_ns_min), _or_zero(summary.t_ns_max)
+        times = time_or_zero(summary.t_ns_min), time_or_zero(summary.t_ns_max)
         verdict.note(Finding(name, str(error), records, samples, first, last, *times))
         return True
     records_found = scan(data, segment.seed, limit=summary.sequence_end)
@@ -139,7 +140,7 @@ def _missing(name: str, what: str, at: Place, begin: Place) -> Iterator[Finding]
     records, samples = max(begin[0] - at[0], 0), max(begin[1] - at[1], 0)
     if records or samples:
         last = max(begin[0] - 1, at[0])
-        times = _or_zero(at[2]), _or_zero(begin[2])
+        times = time_or_zero(at[2]), time_or_zero(begin[2])
         yield Finding(name, what, records, samples, at[0], last, *times)
 
 
@@ -209,7 +210,3 @@ def _is_there(disk: Disk, path: Path) -> bool:
     except FileNotFoundError:
         return False
     return True
-
-
-def _or_zero(t_ns: int) -> int:
-    return 0 if t_ns in (TIME_MIN, TIME_MAX) else t_ns

@@ -54,7 +54,6 @@ SECTOR_BYTES = 512  # /sys counts in these, whatever the device has
 PERIOD_S = 60.0
 SAVE_PERIOD_S = 6 * 3600.0
 FILE_NAME = "wear.json"
-_FIELDS = ("observed_s", "bytes", "flushes", "device_s", "device_bytes", "bytes_total")
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +101,9 @@ class Wear:
     def worn_day(self) -> float:
         """Bytes a day that wear the flash."""
         return max(self.device_bytes_day, self.bytes_day + self.flushes_day * FLUSH_BYTES)
+
+
+_FIELDS = tuple(field.name for field in dataclasses.fields(Wear))
 
 
 @dataclass(slots=True)
@@ -201,9 +203,8 @@ class WearMeter:
             before_s, bytes_before, flushes_before, device_before = self._before
             device = None
             if now[3] is not None and device_before is not None:
-                device = float(
-                    max(now[3] - device_before, 0)
-                )  # a card that was changed begins at 0
+                # A card that was changed begins at 0.
+                device = float(max(now[3] - device_before, 0))
             seconds = now_s - before_s
             written, flushes = now[1] - bytes_before, now[2] - flushes_before
             self._wear = self._wear.after(seconds, written, flushes, device)
@@ -302,6 +303,3 @@ def _file_system_bytes(directory: Path) -> int:
     except OSError:
         return 0
     return facts.f_blocks * facts.f_frsize
-
-
-assert tuple(field.name for field in dataclasses.fields(Wear)) == _FIELDS

@@ -161,12 +161,14 @@ class Writer:
             if at_end:
                 self._on_done(list(self._held), error)
             return
-        held = list(self._held)
+        kept: list[Group] = []
+        given_up: list[Group] = []
+        for group in self._held:
+            (kept if self._store.is_kept(group.sequence) else given_up).append(group)
         self._held.clear()
-        kept = [group for group in held if self._store.is_kept(group.sequence)]
         self._recover()
         self._on_done(kept, None)
-        self._give_up([group for group in held if not self._store.is_kept(group.sequence)])
+        self._give_up(given_up)
 
     def _give_up(self, groups: Sequence[Group]) -> None:
         if groups:

@@ -15,17 +15,12 @@ after a crash, as the pipeline does it. In the end the faults stop, and then:
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import errno
-import logging
 import random
 import sys
-import traceback
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -38,7 +33,7 @@ from gateway.sinks.delivery import Delivery
 from gateway.spool.reader import SpoolReader
 from gateway.spool.store import Group, Store
 from tests.faults.loop import ManualLoop
-from tests.faults.plain import plain_codecs
+from tests.faults.seeds import main, run
 from tests.faults.server import Server
 from tests.spool.simulated_disk import PowerCut, SimulatedDisk
 from tests.spool.worlds import DIRECTORY, TAGS, new_table, small_settings
@@ -358,47 +353,8 @@ def run_seed(seed: int) -> None:
 
 def run_seeds(first: int, count: int, processes: int = 1) -> list[str]:
     """Worlds first..first + count; what went wrong, and the command that shows it again."""
-    if processes == 1:
-        return list(_failures(range(first, first + count)))
-    step = -(-count // (processes * 16))
-    ranges = [
-        range(begin, min(begin + step, first + count))
-        for begin in range(first, first + count, step)
-    ]
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        return [failure for failures in pool.map(_failed, ranges) for failure in failures]
-
-
-def _failed(seeds: range) -> list[str]:
-    return list(_failures(seeds))
-
-
-def _failures(seeds: range) -> Iterator[str]:
-    logging.disable(logging.CRITICAL)
-    try:
-        with plain_codecs(TABLE):
-            for seed in seeds:
-                try:
-                    run_seed(seed)
-                except Exception:  # noqa: BLE001 - whatever it is, the others are run as well
-                    command = f"python -m tests.faults.world --first {seed} --seeds 1"
-                    yield f"{command}\n{traceback.format_exc()}"
-    finally:
-        logging.disable(logging.NOTSET)
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--first", type=int, default=0)
-    parser.add_argument("--seeds", type=int, default=1000)
-    parser.add_argument("--processes", type=int, default=1)
-    given = parser.parse_args()
-    failures = run_seeds(given.first, given.seeds, given.processes)
-    for failure in failures[:10]:
-        print(failure)  # noqa: T201 - for whoever looks into it
-    print(f"{given.seeds} worlds, {len(failures)} failed")  # noqa: T201
-    return min(len(failures), 1)
+    return run(run_seed, "tests.faults.world", TABLE, first, count, processes)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(run_seeds, "worlds"))

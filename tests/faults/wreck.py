@@ -11,14 +11,9 @@ beginning, which look like retention.
 
 from __future__ import annotations
 
-import argparse
-import logging
 import random
 import sys
-import traceback
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +21,7 @@ import numpy as np
 from gateway.clock import ManualClock
 from gateway.frame import FloatArray, Lane
 from gateway.spool.store import Store
-from tests.faults.plain import plain_codecs
+from tests.faults.seeds import main, run
 from tests.spool.simulated_disk import SimulatedDisk
 from tests.spool.worlds import DIRECTORY, World, new_table, small_settings, values_of
 
@@ -181,47 +176,8 @@ def lost_of(written: FloatArray, served: FloatArray, store: Store, lane: Lane) -
 
 def run_wrecks(first: int, count: int, processes: int = 1) -> list[str]:
     """Wrecks first..first + count; what went wrong, and the command that shows it again."""
-    if processes == 1:
-        return _failed(range(first, first + count))
-    step = -(-count // (processes * 16))
-    ranges = [
-        range(begin, min(begin + step, first + count))
-        for begin in range(first, first + count, step)
-    ]
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        return [failure for failures in pool.map(_failed, ranges) for failure in failures]
-
-
-def _failed(seeds: range) -> list[str]:
-    return list(_failures(seeds))
-
-
-def _failures(seeds: range) -> Iterator[str]:
-    logging.disable(logging.CRITICAL)
-    try:
-        with plain_codecs(TABLE):
-            for seed in seeds:
-                try:
-                    wreck_one(seed)
-                except Exception:  # noqa: BLE001 - whatever it is, the others are run as well
-                    command = f"python -m tests.faults.wreck --first {seed} --seeds 1"
-                    yield f"{command}\n{traceback.format_exc()}"
-    finally:
-        logging.disable(logging.NOTSET)
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--first", type=int, default=0)
-    parser.add_argument("--seeds", type=int, default=1000)
-    parser.add_argument("--processes", type=int, default=1)
-    given = parser.parse_args()
-    failures = run_wrecks(given.first, given.seeds, given.processes)
-    for failure in failures[:10]:
-        print(failure)  # noqa: T201 - for whoever looks into it
-    print(f"{given.seeds} directories, {len(failures)} failed")  # noqa: T201
-    return min(len(failures), 1)
+    return run(wreck_one, "tests.faults.wreck", TABLE, first, count, processes)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(run_wrecks, "directories"))

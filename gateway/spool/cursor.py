@@ -59,6 +59,7 @@ class Cursor:
     def load(self, disk: Disk, *, to_write: bool = False) -> bool:
         """Take the newer of the two slots; False if neither is whole.
 
+        Of a lane that was read before this could be loaded, the place further on is right.
         `to_write`: for who will save it again, and must not build on what is in the cache only.
         """
         size = 2 * SLOT_BYTES
@@ -66,7 +67,9 @@ class Cursor:
         slots = [decode_slot(data[:SLOT_BYTES]), decode_slot(data[SLOT_BYTES:])]
         whole = [slot for slot in slots if slot is not None]
         if whole:
-            self._generation, self._places = max(whole, key=lambda slot: slot[0])
+            self._generation, saved = max(whole, key=lambda slot: slot[0])
+            for lane, place in saved.items():
+                self._places[lane] = max(place, self._places.get(lane, 0))
         return bool(whole)
 
     def save(self, disk: Disk) -> None:

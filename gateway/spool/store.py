@@ -71,6 +71,7 @@ class Store:
         self.disk = OverlayDisk(disk, settings.pending_bytes_max)
         self._real_disk = disk
         self._is_blind = False  # what the directory holds could not be seen
+        self._are_cursors_loaded = False
         self.stats = SpoolStats(bytes_max=settings.bytes_max)
         self.damage = Damage(self.stats)
         self.catalog = Catalog(self.disk, self.damage)
@@ -94,6 +95,7 @@ class Store:
             # Of a process that was killed there may be names that are not on disk yet.
             self.disk.sync_directory(self.directory)
         names = self.disk.names(self.directory)
+        self._load_cursors()  # before anything is counted: it may fail, and be tried again
         found = find_segments(self.disk, self.directory, names, self.damage, to_write=True)
         self.catalog.segments.update(found.segments)
         self.pool.adopt(found.useless)
@@ -113,7 +115,7 @@ class Store:
         # derived lanes would take these for worked already.
         named_max = max(writer.raw_sequence for writer in self._writers.values())
         self._writers[Lane.RAW] = LaneWriter(Lane.RAW, shared, sequence_min=named_max + 1)
-        self._open_cursors()
+        self._check_cursors()
         if self.settings.raw:
             self.last_turn_ns = self._find_last_turn_ns()
             self._derived_mark = self._writers[Lane.RAW].raw_sequence or 1
@@ -160,6 +162,7 @@ class Store:
         finally:
             for writer in self._writers.values():
                 writer.close()  # files in memory that have been copied are not written to
+        self._are_cursors_loaded |= self._is_blind  # those there are of segments that are gone
         self._is_blind = False
         self.pool.adopt(())
         self._update_stats()
@@ -229,6 +232,8 @@ class Store:
 
     def save_cursors(self) -> None:
         """Make the cursors durable that moved; one that cannot be saved stays for the next time."""
+        if not self._are_cursors_loaded:
+            self._load_late()
         for cursor in list(self.cursors.values()):
             if cursor.is_dirty:
                 self._real_disk.make_directory(cursor.path.parent)
@@ -389,30 +394,53 @@ class Store:
     def _cursor_path(self, name: str) -> Path:
         return self.directory / "cursors" / (name + SUFFIX)
 
-    def _open_cursors(self) -> None:
-        """Load every cursor; behind the end of its lane one would miss what comes now."""
+    def _load_cursors(self, *, is_last_try: bool = False) -> None:
+        """Load every cursor. Raises OSError, except in memory, where nothing is saved over them.
+
+        A start that went on without them would send again what the sinks have. `is_last_try`: the
+        disk is in use, so a file that it still refuses is damaged for good.
+        """
         directory = self.directory / "cursors"
         try:
             self._real_disk.make_directory(directory)
-            names = self._real_disk.names(directory)
+            # The name of one that a killed process made may be in the kernel's cache only.
+            self._real_disk.sync_directory(directory)
+            for name in self._real_disk.names(directory):
+                stem, _, suffix = name.rpartition(".")
+                if "." + suffix == SUFFIX:
+                    self._load_cursor(stem, is_last_try=is_last_try)
         except OSError as error:
+            if not self.in_memory:
+                raise
             log.warning("spool.cursors_unreadable error=%s", error)
-            return
-        for name in names:
-            stem, _, suffix = name.rpartition(".")
-            if "." + suffix != SUFFIX:
-                continue
-            cursor = self.cursors.setdefault(stem, Cursor(directory / name))
-            try:
-                is_whole = cursor.load(self._real_disk, to_write=True)
-            except OSError:
-                is_whole = False
-            if not is_whole:
-                log.warning("spool.cursor_damaged sink=%s consequence=all is sent again", stem)
+        else:
+            self._are_cursors_loaded = True
+
+    def _load_cursor(self, name: str, *, is_last_try: bool) -> None:
+        cursor = self.cursors.setdefault(name, Cursor(self._cursor_path(name)))
+        try:
+            is_whole = cursor.load(self._real_disk, to_write=True)
+        except OSError:
+            if not is_last_try:
+                raise
+            is_whole = False
+        if not is_whole:
+            log.warning("spool.cursor_damaged sink=%s consequence=all is sent again", name)
+
+    def _load_late(self) -> None:
+        """Load what a start in memory could not. Raises OSError: nothing may be saved yet."""
+        if self.in_memory:
+            raise OSError(errno.EIO, "the cursors could not be read at the start")
+        self._load_cursors(is_last_try=True)
+        self._check_cursors()
+
+    def _check_cursors(self) -> None:
+        """Behind the end of its lane a cursor would miss what comes now."""
+        for name, cursor in self.cursors.items():
             for lane in Lane:
                 place = cursor.place(lane)
                 if place is not None and place > self.samples_end(lane):
-                    log.warning("spool.cursor_ahead sink=%s lane=%s", stem, lane.name.lower())
+                    log.warning("spool.cursor_ahead sink=%s lane=%s", name, lane.name.lower())
                     cursor.move(lane, self.samples_end(lane))
 
     def _find_last_turn_ns(self) -> int:

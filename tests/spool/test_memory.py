@@ -165,3 +165,62 @@ def test_the_overlay_refuses_more_than_its_bound_and_copies_byte_for_byte(tmp_pa
     assert disk.memory_bytes == 0
     assert disk.read(path, 3, 100) == b"abc"
     assert disk.size(path) == 8192
+
+
+def make_cursors_unreadable(disk: SimulatedDisk, times: int) -> None:
+    """The next `times` calls that list the directory of the cursors fail."""
+    names = SimulatedDisk.names
+    left = times
+
+    def failing(self: SimulatedDisk, directory: Path) -> list[str]:
+        nonlocal left
+        if directory.name == "cursors" and left:
+            left -= 1
+            raise OSError(errno.EIO, "Input/output error")
+        return names(self, directory)
+
+    disk.names = failing.__get__(disk)  # type: ignore[method-assign]
+
+
+async def fill_and_deliver(open_spool: Opener, disk: SimulatedDisk) -> None:
+    async with open_spool(disk=disk) as spool:
+        reader = spool.reader("influx", [Lane.RAW])
+        for i in range(1, 6):
+            await spool.append(raw_turn(i, float(i)))
+        assert await read_all(reader, 5) == [1.0, 2.0, 3.0, 4.0, 5.0]
+
+
+async def test_a_cursor_that_cannot_be_read_at_first_is_waited_for(
+    open_spool: Opener, until: Until
+) -> None:
+    disk = SimulatedDisk()
+    await fill_and_deliver(open_spool, disk)
+    make_cursors_unreadable(disk, 1)
+    async with open_spool(disk=disk) as spool:
+        await until(lambda: spool.stats.state == "ok")
+        reader = spool.reader("influx", [Lane.RAW])
+        await spool.append(raw_turn(6, 6.0))
+        assert await read_all(reader, 1) == [6.0]
+
+
+async def test_nothing_is_saved_over_cursors_that_could_not_be_read(
+    open_spool: Opener, until: Until
+) -> None:
+    disk = SimulatedDisk()
+    await fill_and_deliver(open_spool, disk)
+    path = next(path for path in disk.paths() if path.suffix == ".cursor")
+    saved = bytes(disk.content(path))
+    make_cursors_unreadable(disk, 10**6)
+    async with open_spool(disk=disk) as spool:
+        reader = spool.reader("influx", [Lane.RAW])
+        await spool.append(raw_turn(6, 6.0))
+        assert spool.stats.state == "ok"  # no reason to stand still for
+        assert await read_all(reader, 6) == [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]  # as far as is known
+        await asyncio.sleep(0.1)
+        assert bytes(disk.content(path)) == saved
+        make_cursors_unreadable(disk, 0)
+        await until(lambda: bytes(disk.content(path)) != saved)
+    async with open_spool(disk=disk) as spool:
+        reader = spool.reader("influx", [Lane.RAW])
+        await spool.append(raw_turn(7, 7.0))
+        assert await read_all(reader, 1) == [7.0]

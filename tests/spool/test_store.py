@@ -403,3 +403,25 @@ def test_a_derived_batch_that_cannot_be_synced_is_written_again_in_its_place() -
     world.disk.power_cut(random.Random(1))
     world.open()
     world.check()
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_cursor_that_a_killed_process_left_in_the_cache_outlives_a_power_cut(seed: int) -> None:
+    world = filled()
+    world.store.cursor_of("sink", [Lane.RAW]).move(Lane.RAW, 3)
+    world.disk.fail(lambda call: errno.EIO if call == "sync_directory" else 0)
+    with pytest.raises(OSError, match="Input/output"):
+        world.store.save_cursors()  # its file is there, but the name is not on disk for certain
+    world.disk.is_locked = False  # killed
+    syncs = 0
+
+    def fails_once(call: str) -> int:
+        nonlocal syncs
+        syncs += call == "sync_directory"
+        return errno.EIO if call == "sync_directory" and syncs == 1 else 0
+
+    world.disk.fail(fails_once)
+    world.open()
+    world.disk.power_cut(random.Random(seed))
+    world.open()
+    assert world.store.cursors["sink"].place(Lane.RAW) == 3

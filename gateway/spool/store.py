@@ -20,7 +20,8 @@ from gateway.errors import SpoolLocked
 from gateway.frame import EMPTY_FRAME, Frame, Lane, Turn
 from gateway.spool.catalog import Catalog, Rows, Segment, parse_name
 from gateway.spool.config import SpoolSettings
-from gateway.spool.cursor import SUFFIX, Cursor
+from gateway.spool.cursor import Cursor
+from gateway.spool.cursors import Cursors
 from gateway.spool.disk import Disk, File
 from gateway.spool.gap import Gap
 from gateway.spool.lane import Draft, LaneWriter, Shared
@@ -71,12 +72,11 @@ class Store:
         self.disk = OverlayDisk(disk, settings.pending_bytes_max)
         self._real_disk = disk
         self._is_blind = False  # what the directory holds could not be seen
-        self._are_cursors_loaded = False
         self.stats = SpoolStats(bytes_max=settings.bytes_max)
         self.damage = Damage(self.stats)
         self.catalog = Catalog(self.disk, self.damage)
         self.pool = Pool(self.disk, directory, settings, self.catalog, self._on_evict)
-        self.cursors: dict[str, Cursor] = {}
+        self.cursors = Cursors(directory / "cursors", disk, self.samples_end)
         self.reading: dict[str, tuple[Lane, ...]] = {}  # lanes of those that are read with now
         self.last_turn_ns = 0
         # What was derived from raw records before this sequence is on disk for certain. Every raw
@@ -95,7 +95,8 @@ class Store:
             # Of a process that was killed there may be names that are not on disk yet.
             self.disk.sync_directory(self.directory)
         names = self.disk.names(self.directory)
-        self._load_cursors()  # before anything is counted: it may fail, and be tried again
+        # Before anything is counted: it may fail, and be tried again.
+        self.cursors.load(in_memory=self.in_memory)
         found = find_segments(self.disk, self.directory, names, self.damage, to_write=True)
         self.catalog.segments.update(found.segments)
         self.pool.adopt(found.useless)
@@ -115,7 +116,7 @@ class Store:
         # derived lanes would take these for worked already.
         named_max = max(writer.raw_sequence for writer in self._writers.values())
         self._writers[Lane.RAW] = LaneWriter(Lane.RAW, shared, sequence_min=named_max + 1)
-        self._check_cursors()
+        self.cursors.check()
         if self.settings.raw:
             self.last_turn_ns = self._find_last_turn_ns()
             self._derived_mark = self._writers[Lane.RAW].raw_sequence or 1
@@ -162,7 +163,8 @@ class Store:
         finally:
             for writer in self._writers.values():
                 writer.close()  # files in memory that have been copied are not written to
-        self._are_cursors_loaded |= self._is_blind  # those there are of segments that are gone
+        if self._is_blind:
+            self.cursors.forgo()
         self._is_blind = False
         self.pool.adopt(())
         self._update_stats()
@@ -231,14 +233,8 @@ class Store:
             self._derived_mark = self._writers[Lane.RAW].sequence_end
 
     def save_cursors(self) -> None:
-        """Make the cursors durable that moved; one that cannot be saved stays for the next time."""
-        if not self._are_cursors_loaded:
-            self._load_late()
-        for cursor in list(self.cursors.values()):
-            if cursor.is_dirty:
-                self._real_disk.make_directory(cursor.path.parent)
-                cursor.save(self._real_disk)
-                self.stats.fsyncs_total += 1
+        """Make the cursors durable that moved. Raises OSError; the next time will do then."""
+        self.stats.fsyncs_total += self.cursors.save(in_memory=self.in_memory)
 
     def close(self) -> None:
         with contextlib.suppress(OSError):
@@ -338,7 +334,7 @@ class Store:
 
     def cursor_of(self, name: str, lanes: Sequence[Lane]) -> Cursor:
         """The cursor of a sink that begins to read; a gap from while it was away is counted."""
-        cursor = self.cursors.setdefault(name, Cursor(self._cursor_path(name)))
+        cursor = self.cursors[name]
         self.reading[name] = tuple(lanes)
         for lane in lanes:
             begin = self.samples_begin(lane)
@@ -390,58 +386,6 @@ class Store:
                 self.settings.bytes_max,
             )
         self._is_losing = True
-
-    def _cursor_path(self, name: str) -> Path:
-        return self.directory / "cursors" / (name + SUFFIX)
-
-    def _load_cursors(self, *, is_last_try: bool = False) -> None:
-        """Load every cursor. Raises OSError, except in memory, where nothing is saved over them.
-
-        A start that went on without them would send again what the sinks have. `is_last_try`: the
-        disk is in use, so a file that it still refuses is damaged for good.
-        """
-        directory = self.directory / "cursors"
-        try:
-            self._real_disk.make_directory(directory)
-            # The name of one that a killed process made may be in the kernel's cache only.
-            self._real_disk.sync_directory(directory)
-            for name in self._real_disk.names(directory):
-                stem, _, suffix = name.rpartition(".")
-                if "." + suffix == SUFFIX:
-                    self._load_cursor(stem, is_last_try=is_last_try)
-        except OSError as error:
-            if not self.in_memory:
-                raise
-            log.warning("spool.cursors_unreadable error=%s", error)
-        else:
-            self._are_cursors_loaded = True
-
-    def _load_cursor(self, name: str, *, is_last_try: bool) -> None:
-        cursor = self.cursors.setdefault(name, Cursor(self._cursor_path(name)))
-        try:
-            is_whole = cursor.load(self._real_disk, to_write=True)
-        except OSError:
-            if not is_last_try:
-                raise
-            is_whole = False
-        if not is_whole:
-            log.warning("spool.cursor_damaged sink=%s consequence=all is sent again", name)
-
-    def _load_late(self) -> None:
-        """Load what a start in memory could not. Raises OSError: nothing may be saved yet."""
-        if self.in_memory:
-            raise OSError(errno.EIO, "the cursors could not be read at the start")
-        self._load_cursors(is_last_try=True)
-        self._check_cursors()
-
-    def _check_cursors(self) -> None:
-        """Behind the end of its lane a cursor would miss what comes now."""
-        for name, cursor in self.cursors.items():
-            for lane in Lane:
-                place = cursor.place(lane)
-                if place is not None and place > self.samples_end(lane):
-                    log.warning("spool.cursor_ahead sink=%s lane=%s", name, lane.name.lower())
-                    cursor.move(lane, self.samples_end(lane))
 
     def _find_last_turn_ns(self) -> int:
         newest = next(self.rows_backwards(Lane.RAW), None)

@@ -1,0 +1,98 @@
+"""All sinks' cursors of a directory: loaded at the start, saved while they move."""
+
+from __future__ import annotations
+
+import errno
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from gateway.frame import Lane
+from gateway.spool.cursor import SUFFIX, Cursor
+from gateway.spool.disk import Disk
+
+__all__ = ["Cursors"]
+
+log = logging.getLogger(__name__)
+
+
+class Cursors:
+    """Moved by the event loop, loaded and saved by the writer's thread.
+
+    `samples_end` says where a lane ends: behind it, a cursor would miss what comes now.
+    """
+
+    def __init__(self, directory: Path, disk: Disk, samples_end: Callable[[Lane], int]) -> None:
+        self._directory = directory
+        self._disk = disk
+        self._samples_end = samples_end
+        self._by_name: dict[str, Cursor] = {}
+        self._are_loaded = False
+
+    def __getitem__(self, name: str) -> Cursor:
+        """The cursor of this sink, a new one if there was none."""
+        return self._by_name.setdefault(name, Cursor(self._directory / (name + SUFFIX)))
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._by_name
+
+    def load(self, *, in_memory: bool, is_last_try: bool = False) -> None:
+        """Load every cursor. Raises OSError, except in memory, where nothing is saved over them.
+
+        A start that went on without them would send again what the sinks have. `is_last_try`: the
+        disk is in use, so a file that it still refuses is damaged for good.
+        """
+        try:
+            self._disk.make_directory(self._directory)
+            # The name of one that a killed process made may be in the kernel's cache only.
+            self._disk.sync_directory(self._directory)
+            for name in self._disk.names(self._directory):
+                stem, _, suffix = name.rpartition(".")
+                if "." + suffix == SUFFIX:
+                    self._load_one(stem, is_last_try=is_last_try)
+        except OSError as error:
+            if not in_memory:
+                raise
+            log.warning("spool.cursors_unreadable error=%s", error)
+        else:
+            self._are_loaded = True
+
+    def _load_one(self, name: str, *, is_last_try: bool) -> None:
+        try:
+            is_whole = self[name].load(self._disk, to_write=True)
+        except OSError:
+            if not is_last_try:
+                raise
+            is_whole = False
+        if not is_whole:
+            log.warning("spool.cursor_damaged sink=%s consequence=all is sent again", name)
+
+    def check(self) -> None:
+        """Move back those that are ahead of their lane."""
+        for name, cursor in list(self._by_name.items()):
+            for lane in Lane:
+                place = cursor.place(lane)
+                if place is not None and place > self._samples_end(lane):
+                    log.warning("spool.cursor_ahead sink=%s lane=%s", name, lane.name.lower())
+                    cursor.move(lane, self._samples_end(lane))
+
+    def forgo(self) -> None:
+        """What could not be loaded was of segments that are gone."""
+        self._are_loaded = True
+
+    def save(self, *, in_memory: bool) -> int:
+        """Make those durable that moved, and say how many; the rest stays for the next time.
+
+        Raises OSError, also while those of the start could not be read: over them nothing is saved.
+        """
+        if not self._are_loaded:
+            if in_memory:
+                raise OSError(errno.EIO, "the cursors could not be read at the start")
+            self.load(in_memory=False, is_last_try=True)
+            self.check()
+        moved = [cursor for cursor in list(self._by_name.values()) if cursor.is_dirty]
+        if moved:
+            self._disk.make_directory(self._directory)
+        for cursor in moved:
+            cursor.save(self._disk)
+        return len(moved)

@@ -10,6 +10,7 @@ from pathlib import Path
 from gateway.frame import Lane
 from gateway.spool.cursor import SUFFIX, Cursor
 from gateway.spool.disk import Disk
+from gateway.spool.stats import SpoolStats
 
 __all__ = ["Cursors"]
 
@@ -22,9 +23,12 @@ class Cursors:
     `samples_end` says where a lane ends: behind it, a cursor would miss what comes now.
     """
 
-    def __init__(self, directory: Path, disk: Disk, samples_end: Callable[[Lane], int]) -> None:
+    def __init__(
+        self, directory: Path, disk: Disk, stats: SpoolStats, samples_end: Callable[[Lane], int]
+    ) -> None:
         self._directory = directory
         self._disk = disk
+        self._stats = stats
         self._samples_end = samples_end
         self._by_name: dict[str, Cursor] = {}
         self._are_loaded = False
@@ -80,8 +84,8 @@ class Cursors:
         """What could not be loaded was of segments that are gone."""
         self._are_loaded = True
 
-    def save(self, *, in_memory: bool) -> int:
-        """Make those durable that moved, and say how many; the rest stays for the next time.
+    def save(self, *, in_memory: bool) -> None:
+        """Make those durable that moved; one that cannot be saved stays for the next time.
 
         Raises OSError, also while those of the start could not be read: over them nothing is saved.
         """
@@ -95,4 +99,4 @@ class Cursors:
             self._disk.make_directory(self._directory)
         for cursor in moved:
             cursor.save(self._disk)
-        return len(moved)
+            self._stats.fsyncs_total += 1

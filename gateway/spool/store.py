@@ -76,7 +76,7 @@ class Store:
         self.damage = Damage(self.stats)
         self.catalog = Catalog(self.disk, self.damage)
         self.pool = Pool(self.disk, directory, settings, self.catalog, self._on_evict)
-        self.cursors = Cursors(directory / "cursors", disk, self.samples_end)
+        self.cursors = Cursors(directory / "cursors", disk, self.stats, self.catalog.samples_end)
         self.reading: dict[str, tuple[Lane, ...]] = {}  # lanes of those that are read with now
         self.last_turn_ns = 0
         # What was derived from raw records before this sequence is on disk for certain. Every raw
@@ -234,7 +234,7 @@ class Store:
 
     def save_cursors(self) -> None:
         """Make the cursors durable that moved. Raises OSError; the next time will do then."""
-        self.stats.fsyncs_total += self.cursors.save(in_memory=self.in_memory)
+        self.cursors.save(in_memory=self.in_memory)
 
     def close(self) -> None:
         with contextlib.suppress(OSError):

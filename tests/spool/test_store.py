@@ -413,14 +413,8 @@ def test_a_cursor_that_a_killed_process_left_in_the_cache_outlives_a_power_cut(s
     with pytest.raises(OSError, match="Input/output"):
         world.store.save_cursors()  # its file is there, but the name is not on disk for certain
     world.disk.is_locked = False  # killed
-    syncs = 0
-
-    def fails_once(call: str) -> int:
-        nonlocal syncs
-        syncs += call == "sync_directory"
-        return errno.EIO if call == "sync_directory" and syncs == 1 else 0
-
-    world.disk.fail(fails_once)
+    once = iter([errno.EIO])
+    world.disk.fail(lambda call: next(once, 0) if call == "sync_directory" else 0)
     world.open()
     world.disk.power_cut(random.Random(seed))
     world.open()

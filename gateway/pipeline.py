@@ -32,7 +32,7 @@ from gateway.sources.supervise import supervise
 from gateway.spool.log import Spool
 from gateway.spool.wear import WearMeter
 from gateway.tag import TagTable
-from gateway.turns import Turns
+from gateway.turns import CHECKPOINT_PERIOD_NS, Turns
 
 if TYPE_CHECKING:
     from gateway.inference.engine import Engine
@@ -83,6 +83,8 @@ class Gateway:
         self.sinks: list[Sink] = [build_sink(entry, self.table) for entry in settings.sinks]
         self.spool: Spool
         self.wear: WearMeter
+        self._durable: asyncio.Future[int] | None = None  # of the newest turn with samples
+        self._checkpointed_ns = 0
         self._events_told: set[tuple[str, str, int, bool]] = set()
         self._acknowledge: dict[asyncio.Future[int], list[Callable[[], None]]] = {}
 
@@ -95,7 +97,12 @@ class Gateway:
             self.spool = spool
             began_s = self.clock.monotonic_s()
             missing = self.turns.recover(spool)
-            self.turns.stats.replay_ms = (self.clock.monotonic_s() - began_s) * 1000
+            stats = self.turns.stats
+            stats.replay_ms = (self.clock.monotonic_s() - began_s) * 1000
+            if stats.replayed_turns:
+                log.info(
+                    "pipeline.recovered turns=%d ms=%.0f", stats.replayed_turns, stats.replay_ms
+                )
             self.wear = WearMeter(directory / "spool", spool_settings.wear, spool.stats, self.clock)
             if missing is not None:
                 await spool.append(missing)
@@ -157,11 +164,16 @@ class Gateway:
             self._work(await self.channel.gather(turn_s, IDLE_TURN_S))
         await self._work(self.channel.take())
         await asyncio.sleep(0)  # the acknowledgements hang on the same future
+        self._checkpoint(self.clock.utc_ns(), at_end=True)
 
     def _work(self, arrivals: list[Arrival]) -> asyncio.Future[int]:
         began_s = self.clock.monotonic_s()
-        turn = self.turns.turn(arrivals, self.clock.utc_ns())
+        now_ns = self.clock.utc_ns()
+        self._checkpoint(now_ns)
+        turn = self.turns.turn(arrivals, now_ns)
         durable = self.spool.append(turn)
+        if turn.frames:
+            self._durable = durable
         self.turns.stats.turn_ms_last = (self.clock.monotonic_s() - began_s) * 1000
         if Lane.EVENT in turn.frames:
             self._tell_events()
@@ -172,6 +184,23 @@ class Gateway:
                 durable.add_done_callback(self._on_durable)
             known += waiting
         return durable
+
+    def _checkpoint(self, now_ns: int, *, at_end: bool = False) -> None:
+        """Have the state of the turns written, when it is time and all of them are in a group."""
+        is_due = abs(now_ns - self._checkpointed_ns) >= CHECKPOINT_PERIOD_NS or at_end
+        last = self._durable
+        if not is_due or last is None or not self.spool.is_between_groups:
+            return
+        self._checkpointed_ns = now_ns
+        if not self.turns.wants_checkpoints or not self.config.settings.gateway.spool.raw:
+            return
+        state = self.turns.checkpoint()
+
+        def save(durable: asyncio.Future[int]) -> None:
+            if not durable.cancelled() and durable.exception() is None:
+                self.spool.save_checkpoint(state.after(durable.result()))
+
+        last.add_done_callback(save)
 
     def _tell_events(self) -> None:
         """Log each event once when it opens and once when it closes."""

@@ -10,6 +10,7 @@ paid once for all that arrived in some ten milliseconds, not once a message or d
 Everything here is a function of the frames and of `now_ns`. So the raw lane is the write-ahead
 log of all that is in memory: `recover` replays its tail and arrives at the same windows, rings
 and open events; what a derived lane has already got is made again, but not written again.
+Windows may be hours long, so of these there are checkpoints; the rest has short memories.
 """
 
 from __future__ import annotations
@@ -17,10 +18,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
 
 from gateway.errors import SluicegateError
 from gateway.frame import EMPTY_FRAME, Arrival, Frame, Lane, Turn
+from gateway.spool.checkpoint import Checkpoint
+from gateway.spool.dictionary import Dictionary
 from gateway.stages.condition import Condition
 from gateway.stages.config import AggregateSettings
 from gateway.stages.deadband import Deadband
@@ -29,15 +35,21 @@ from gateway.stages.latest import Latest
 from gateway.stages.windows import Windows
 from gateway.tag import TagTable
 
-__all__ = ["Scorer", "TurnStats", "Turns"]
+__all__ = ["CHECKPOINT_PERIOD_NS", "Scorer", "TurnStats", "Turns"]
 
 log = logging.getLogger(__name__)
 
 DERIVED = (Lane.AGGREGATE, Lane.SCORE, Lane.EVENT)
 # The broker redelivers within seconds of a restart; this is how far back its copies are known.
 DUPLICATES_HORIZON_NS = 60 * 10**9
+# A replay of this much takes a second or two on a small board; only longer windows are worth the
+# writing of checkpoints.
+CHECKPOINT_PERIOD_NS = 600 * 10**9
 # Enough for the open events of a few hundred assets, eight fields each.
 EVENT_SAMPLES_RESTORED = 4096
+
+
+_TAGS = "tags"  # in a checkpoint, the tags that the columns of one [[aggregate]] stand for
 
 
 class Scorer(Protocol):
@@ -56,7 +68,9 @@ class Replayable(Protocol):
     last_turn_ns: int
     derived_turn_ns: int
 
-    def replay(self, since_ns: int) -> Iterable[tuple[int, Turn]]: ...
+    checkpoint: Checkpoint | None
+
+    def replay(self, since_ns: int, after: int | None = None) -> Iterable[tuple[int, Turn]]: ...
 
     def applied(self, lane: Lane) -> int: ...
 
@@ -88,6 +102,7 @@ class Turns:
         deadband_report_s: float,
         engine: Scorer | None,
     ) -> None:
+        self._table = table
         self._duplicates = Duplicates()
         self._condition = Condition(table)
         self._deadband = Deadband(table, deadband_report_s)
@@ -102,7 +117,7 @@ class Turns:
         frame = Frame.concatenate([self._duplicates.screen(arrival) for arrival in arrivals])
         conditioned = self._condition.apply(frame, now_ns)
         frame = self._deadband.apply(conditioned, now_ns)
-        frames = {Lane.RAW: frame, **self._derive(conditioned, frame, now_ns)}
+        frames = {Lane.RAW: frame, **self._derive(conditioned, frame, now_ns, self._windows)}
         stats = self.stats
         stats.turns_total += 1
         stats.samples_total += len(frame)
@@ -111,39 +126,84 @@ class Turns:
         stats.samples_late_total = sum(window.samples_late_total for window in self._windows)
         return Turn(now_ns, {lane: made for lane, made in frames.items() if len(made)})
 
+    @property
+    def wants_checkpoints(self) -> bool:
+        """Whether a replay without one could be long."""
+        return any(window.horizon_ns > CHECKPOINT_PERIOD_NS for window in self._windows)
+
+    def checkpoint(self) -> Checkpoint:
+        """The windows as they are; which raw record this is after is for the caller to say."""
+        snapshots = [window.snapshot() for window in self._windows]
+        every_id = np.unique(np.concatenate([tag_ids for tag_ids, _ in snapshots]))
+        state: dict[str, npt.NDArray[Any]] = {}
+        for i, (tag_ids, arrays) in enumerate(snapshots):
+            key = _key(i, self._windows[i])
+            state[f"{key}/{_TAGS}"] = np.searchsorted(every_id, tag_ids)
+            state.update((f"{key}/{name}", array) for name, array in arrays.items())
+        return Checkpoint(0, [self._table[tag_id] for tag_id in every_id.tolist()], state)
+
     def recover(self, spool: Replayable) -> Turn | None:
         """Rebuild what was in memory; what the derived lanes lack of it, to be appended first.
 
         Within the horizon every raw turn is worked again. A derived lane names the last raw
-        sequence it has the outcome of (`applied`), so only what comes after it is missing.
+        sequence it has the outcome of (`applied`), so only what comes after it is missing. With a
+        checkpoint the windows take what came after that; without one, all within their horizon.
         """
         if not spool.last_turn_ns:
             return None
         # What the derived lanes may lack was made from state that is older still.
         last_ns = min(spool.last_turn_ns, spool.derived_turn_ns)
-        engine_from = last_ns - (self._engine.horizon_ns if self._engine else 0)
-        windows_from = last_ns - max((w.horizon_ns for w in self._windows), default=0)
-        start_ns = min(engine_from, windows_from, last_ns - DUPLICATES_HORIZON_NS)
-        for window in self._windows:
-            window.start_from(start_ns)
+        start_ns = last_ns - DUPLICATES_HORIZON_NS
         if self._engine is not None:
+            start_ns = min(start_ns, last_ns - self._engine.horizon_ns)
             self._engine.restore_events(spool.tail(Lane.EVENT, EVENT_SAMPLES_RESTORED))
+        windows_after = self._restore(spool.checkpoint)
+        if windows_after is None:
+            start_ns = min([start_ns, *(last_ns - window.horizon_ns for window in self._windows)])
+            for window in self._windows:
+                window.start_from(start_ns)
         missing: dict[Lane, list[Frame]] = {lane: [] for lane in DERIVED}
-        for sequence, turn in spool.replay(start_ns):
+        for sequence, turn in spool.replay(start_ns, windows_after):
             self.stats.replayed_turns += 1
             frame = turn.frames.get(Lane.RAW, EMPTY_FRAME)
             self._duplicates.seen(frame)
             self._deadband.seen(frame)
-            for lane, made in self._derive(frame, frame, turn.now_ns).items():
+            is_new = windows_after is None or sequence > windows_after
+            windows = self._windows if is_new else ()
+            for lane, made in self._derive(frame, frame, turn.now_ns, windows).items():
                 if len(made) and sequence > spool.applied(lane):
                     missing[lane].append(made)
         frames = {lane: Frame.concatenate(made) for lane, made in missing.items() if made}
         return Turn(spool.last_turn_ns, frames) if frames else None
 
-    def _derive(self, every: Frame, reported: Frame, now_ns: int) -> dict[Lane, Frame]:
+    def _restore(self, checkpoint: Checkpoint | None) -> int | None:
+        """The raw sequence up to which all windows are known now; None if they are not."""
+        if checkpoint is None:
+            return None
+        state = checkpoint.state
+        table_ids = Dictionary.of(checkpoint.tags).table_ids(self._table)
+        try:
+            for i, window in enumerate(self._windows):
+                prefix = f"{_key(i, window)}/"
+                arrays = {
+                    name.removeprefix(prefix): array
+                    for name, array in state.items()
+                    if name.startswith(prefix)
+                }
+                window.restore(table_ids[arrays.pop(_TAGS)], arrays)
+        except (LookupError, ValueError) as error:
+            log.info("pipeline.checkpoint_passed_over reason=other aggregates now (%s)", error)
+            for window in self._windows:
+                window.forget()
+            return None
+        return checkpoint.sequence
+
+    def _derive(
+        self, every: Frame, reported: Frame, now_ns: int, windows: Iterable[Windows]
+    ) -> dict[Lane, Frame]:
         self.latest.update(every)
         try:
-            aggregates = Frame.concatenate([w.apply(reported, now_ns) for w in self._windows])
+            aggregates = Frame.concatenate([w.apply(reported, now_ns) for w in windows])
             scores, events = EMPTY_FRAME, EMPTY_FRAME
             if self._engine is not None:
                 scores, events = self._engine.apply(reported, now_ns)
@@ -156,3 +216,8 @@ class Turns:
             return {}
         self._failing = False
         return {Lane.AGGREGATE: aggregates, Lane.SCORE: scores, Lane.EVENT: events}
+
+
+def _key(index: int, window: Windows) -> str:
+    """What a checkpoint calls these windows: it is of use only while they are the same."""
+    return f"{index}:{window.settings.model_dump_json()}"

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.frame import EMPTY_FRAME, Arrival, Frame, Lane, Turn
+from gateway.spool.checkpoint import Checkpoint, decode_checkpoint, encode_checkpoint
 from gateway.stages.config import AggregateSettings
 from gateway.tag import TagTable
 from gateway.turns import Turns
@@ -26,6 +27,7 @@ class FakeSpool:
         self.derived: dict[Lane, list[tuple[int, Frame]]] = {lane: [] for lane in Lane}
         self.sequence = 0
         self.derived_turn_ns = 2**62  # all of it is there
+        self.checkpoint: Checkpoint | None = None
 
     def commit(self, turns: list[Turn], *, only_raw: bool = False) -> None:
         self.sequence += 1
@@ -44,8 +46,12 @@ class FakeSpool:
     def last_turn_ns(self) -> int:
         return self.raw[-1][1].now_ns if self.raw else 0
 
-    def replay(self, since_ns: int) -> Iterator[tuple[int, Turn]]:
-        return ((sequence, turn) for sequence, turn in self.raw if turn.now_ns >= since_ns)
+    def replay(self, since_ns: int, after: int | None = None) -> Iterator[tuple[int, Turn]]:
+        return (
+            (sequence, turn)
+            for sequence, turn in self.raw
+            if turn.now_ns >= since_ns or (after is not None and sequence > after)
+        )
 
     def applied(self, lane: Lane) -> int:
         return max((sequence for sequence, _ in self.derived[lane]), default=0)
@@ -70,6 +76,10 @@ def told(table: TagTable, frames: Iterable[Frame]) -> dict[tuple[str, int], floa
     whole = Frame.concatenate(list(frames))
     rows = zip(whole.tag_ids.tolist(), whole.t_ns.tolist(), whole.values.tolist(), strict=True)
     return {(table[tag].name, t_ns): value for tag, t_ns, value in rows}
+
+
+def stored(checkpoint: Checkpoint) -> Checkpoint:
+    return decode_checkpoint(encode_checkpoint(checkpoint))
 
 
 arrivals = st.lists(
@@ -103,8 +113,11 @@ def test_aggregates_after_a_crash_are_those_without_one(
         pending.append(turns.turn([Arrival(frame)], now_ns))
         if data.draw(st.booleans()) or i in crashes:
             # The crash comes between the raw record and those derived from it, or after both.
-            spool.commit(pending, only_raw=i in crashes and data.draw(st.booleans()))
+            only_raw = i in crashes and data.draw(st.booleans())
+            spool.commit(pending, only_raw=only_raw)
             pending = []
+            if not only_raw and data.draw(st.booleans()):
+                spool.checkpoint = stored(turns.checkpoint().after(spool.sequence))
         if i in crashes:
             table, turns = new_turns()
             missing = turns.recover(spool)
@@ -115,6 +128,55 @@ def test_aggregates_after_a_crash_are_those_without_one(
     assert told(table, [f for _, f in spool.derived[Lane.AGGREGATE]]) == pytest.approx(
         truth, nan_ok=True
     )
+
+
+def day_turns(*names: str, every: str = "1d") -> tuple[TagTable, Turns]:
+    table = TagTable()
+    for name in names:
+        table.add(make_tag(name))
+    aggregate = AggregateSettings(every=every, statistics=("count", "mean"))  # type: ignore[arg-type]
+    return table, Turns(table, [aggregate], deadband_report_s=60.0, engine=None)
+
+
+def a_day_with_a_checkpoint() -> FakeSpool:
+    """A sample an hour of two tags; then the windows are stored, and the raw lane is cut."""
+    _, turns = day_turns("pump.flow", "pump.level")
+    spool = FakeSpool()
+    for hour in range(22):
+        frame = make_frame([(hour * 3600.0, 0, float(hour)), (hour * 3600.0, 1, 7.0)])
+        spool.commit([turns.turn([Arrival(frame)], (hour * 3600 + 1) * S)])
+    spool.checkpoint = stored(turns.checkpoint().after(spool.sequence))
+    spool.raw.clear()
+    spool.commit([turns.turn([], 22 * 3600 * S)])
+    return spool
+
+
+def test_a_day_goes_on_from_its_checkpoint_though_its_raw_samples_are_gone() -> None:
+    spool = a_day_with_a_checkpoint()
+    # The configuration names its tags in another order now, and has one more.
+    table, turns = day_turns("pump.new", "pump.level", "pump.flow")
+    assert turns.wants_checkpoints
+    turns.recover(spool)
+    assert turns.stats.replayed_turns == 1
+    made = turns.turn([], (86400 + 3) * S).frames[Lane.AGGREGATE]
+    assert told(table, [made]) == {
+        ("pump.flow@1d.count", 0): 22.0,
+        ("pump.flow@1d.mean", 0): sum(range(22)) / 22,
+        ("pump.level@1d.count", 0): 22.0,
+        ("pump.level@1d.mean", 0): 7.0,
+    }
+
+
+def test_a_checkpoint_of_other_aggregates_is_passed_over() -> None:
+    spool = a_day_with_a_checkpoint()
+    table, turns = day_turns("pump.flow", "pump.level", every="12h")
+    turns.recover(spool)
+    made = turns.turn([], (86400 + 3) * S).frames.get(Lane.AGGREGATE, EMPTY_FRAME)
+    assert told(table, [made]) == {}  # half days of which nothing is known
+
+
+def test_short_windows_are_not_worth_a_checkpoint() -> None:
+    assert not new_turns()[1].wants_checkpoints
 
 
 def test_a_first_start_has_nothing_to_recover() -> None:

@@ -42,6 +42,13 @@ class Dictionary:
         self._has_holes = False
         self._table_ids = np.array([-1], np.int32)
 
+    @staticmethod
+    def of(tags: Sequence[Tag]) -> Dictionary:
+        """A dictionary of these tags, ids as in the sequence."""
+        made = Dictionary()
+        made.add(0, tags)
+        return made
+
     def __len__(self) -> int:
         return len(self._tags)
 

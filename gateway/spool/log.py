@@ -26,6 +26,7 @@ from gateway.clock import Clock
 from gateway.errors import SpoolError
 from gateway.frame import Frame, Lane, Turn
 from gateway.spool.catalog import Rows
+from gateway.spool.checkpoint import Checkpoint
 from gateway.spool.config import SpoolSettings
 from gateway.spool.disk import Disk
 from gateway.spool.history import History
@@ -47,6 +48,7 @@ TURN_BYTES = 500
 SILENT_TURNS_MAX = 4096
 # A supervisor grants five seconds from SIGTERM to exit; the pipeline may have used three of them.
 CLOSE_S = 1.5
+SEQUENCE_MAX = 2**63 - 1
 
 
 @dataclass(slots=True, eq=False)
@@ -85,6 +87,8 @@ class Spool:
         self.stats: SpoolStats = store.stats
         # Time of the last durable turn; 0 if there is none, or raw turns are not kept.
         self.last_turn_ns = store.last_turn_ns
+        # What the windows can go on from; None: nothing.
+        self.checkpoint = store.checkpoint
         # From the turn behind this one on, a power cut may have taken what was derived.
         self.derived_turn_ns = store.derived_turn_ns
 
@@ -150,14 +154,16 @@ class Spool:
     async def wait_for_room(self) -> None:
         await self._room.wait()
 
-    def replay(self, since_ns: int) -> Iterator[tuple[int, Turn]]:
+    def replay(self, since_ns: int, after: int | None = None) -> Iterator[tuple[int, Turn]]:
         """Durable raw turns at or after `since_ns` with their sequences, in order.
 
+        With them all of the records after the sequence `after`, whatever their time.
         Reads from disk as it goes: for the start, before the first append.
         """
         if not self._settings.raw:
             return
-        for rows in self._store.rows_since(Lane.RAW, since_ns):
+        after = SEQUENCE_MAX if after is None else after
+        for rows in self._store.rows_since(Lane.RAW, since_ns, after):
             columns = rows.columns
             whole = rows.frame(self._table)
             is_whole = len(whole) == len(columns.frame)  # no row left out: turns can be cut from it
@@ -165,7 +171,7 @@ class Spool:
             for now_ns, stop in zip(
                 columns.now_ns.tolist(), columns.row_ends.tolist(), strict=True
             ):
-                if now_ns >= since_ns:
+                if now_ns >= since_ns or rows.sequence > after:
                     frame = (
                         whole.rows(start, stop)
                         if is_whole
@@ -189,6 +195,15 @@ class Spool:
             samples += len(rows.columns.frame)
         frame = Frame.concatenate([rows.frame(self._table) for rows in reversed(newest)])
         return frame.rows(max(0, len(frame) - samples_max), len(frame))
+
+    @property
+    def is_between_groups(self) -> bool:
+        """Whether every turn with samples so far is in a group that is on its way to the disk."""
+        return self._open is None or not self._open.samples
+
+    def save_checkpoint(self, checkpoint: Checkpoint) -> None:
+        """Have it written soon, in the place of the one before. Never waits, never fails."""
+        self._writer.save(checkpoint)
 
     def reader(self, name: str, lanes: Sequence[Lane]) -> SpoolReader:
         """The way of the sink `name` through some lanes; it goes on where its cursor stands.

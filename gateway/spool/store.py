@@ -19,6 +19,7 @@ from gateway.clock import Clock, boot_id
 from gateway.errors import SpoolLocked
 from gateway.frame import EMPTY_FRAME, Frame, Lane, Turn
 from gateway.spool.catalog import Catalog, Rows, Segment, parse_name
+from gateway.spool.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from gateway.spool.config import SpoolSettings
 from gateway.spool.cursor import Cursor
 from gateway.spool.cursors import Cursors
@@ -83,6 +84,7 @@ class Store:
         # record says it; 0 in those written before there were marks, when all was synced at once.
         self._derived_mark = 1
         self.derived_turn_ns = 0
+        self.checkpoint: Checkpoint | None = None  # of the start; the raw lane goes on from it
         self._writers: dict[Lane, LaneWriter] = {}
         self._lock: File | None = None
         self._is_losing = False  # samples that a sink has not had are being deleted
@@ -121,6 +123,7 @@ class Store:
             self.last_turn_ns = self._find_last_turn_ns()
             self._derived_mark = self._writers[Lane.RAW].raw_sequence or 1
             self.derived_turn_ns = self._find_derived_turn_ns()
+            self.checkpoint = self._find_checkpoint()
         self._update_stats()
 
     def _take_lock(self) -> None:
@@ -232,6 +235,16 @@ class Store:
         if self.settings.raw and self.stats.commits_total and not self.in_memory:
             self._derived_mark = self._writers[Lane.RAW].sequence_end
 
+    def save_checkpoint(self, checkpoint: Checkpoint) -> None:
+        """Make a checkpoint durable, after all that was derived before it. Raises OSError."""
+        if self.in_memory or not self.is_open:
+            return
+        self.sync_derived()
+        self.stats.bytes_written_total += save_checkpoint(
+            self._real_disk, self.directory, checkpoint
+        )
+        self.stats.fsyncs_total += 3
+
     def save_cursors(self) -> None:
         """Make the cursors durable that moved. Raises OSError; the next time will do then."""
         self.cursors.save(in_memory=self.in_memory)
@@ -271,13 +284,15 @@ class Store:
             waiting += summary.samples_end - max(place, summary.samples_before)
         return waiting
 
-    def rows_since(self, lane: Lane, since_ns: int) -> Iterator[Rows]:
-        """Records that hold a turn at or after `since_ns`."""
+    def rows_since(self, lane: Lane, since_ns: int, after: int) -> Iterator[Rows]:
+        """Records that hold a turn at or after `since_ns`, or come after the sequence `after`."""
         for segment in self.catalog.segments[lane]:
-            if segment.summary.now_ns_max >= since_ns:
+            summary = segment.summary
+            if summary.now_ns_max >= since_ns or summary.sequence_end - 1 > after:
                 contents = self.catalog.contents(segment)
                 index = contents.index
-                for row in index[index["now_ns_max"] >= since_ns]:
+                wanted = (index["now_ns_max"] >= since_ns) | (index["sequence"] > after)
+                for row in index[wanted]:
                     rows = self.catalog.read(segment, row, contents)
                     if rows is not None:
                         yield rows
@@ -402,6 +417,18 @@ class Store:
                 rows = index[index["sequence"] <= sequence]
                 return int(rows["now_ns_max"][-1]) if len(rows) else 0
         return 0
+
+    def _find_checkpoint(self) -> Checkpoint | None:
+        """One that the raw lane goes on from without a hole."""
+        checkpoint = load_checkpoint(self._real_disk, self.directory)
+        segments = self.catalog.segments[Lane.RAW]
+        if checkpoint is None or not segments:
+            return None
+        end = self._writers[Lane.RAW].sequence_end
+        if segments[0].first_sequence - 1 <= checkpoint.sequence < end:
+            return checkpoint
+        log.warning("spool.checkpoint_unusable error=its raw records are gone")
+        return None
 
     def _number_of_spare(self) -> int:
         """The number that the spare bore last; its records would be believed under it."""

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from gateway.errors import SpoolError, SpoolLocked
+from gateway.spool.checkpoint import Checkpoint
 from gateway.spool.store import Group, Store
 
 __all__ = ["Writer"]
@@ -52,6 +53,7 @@ class Writer:
         self._held: deque[Group] = deque()
         self._refused_since_s: float | None = None
         self._settle_tried_s = 0.0
+        self._checkpoint: Checkpoint | None = None  # to be written
         self._changed = threading.Condition()
         self._is_ending = threading.Event()
         self._cursors_saved_s = store.clock.monotonic_s()
@@ -66,6 +68,12 @@ class Writer:
     def put(self, group: Group) -> None:
         with self._changed:
             self._groups.append(group)
+            self._changed.notify()
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Write it when nothing else waits; a newer one takes its place."""
+        with self._changed:
+            self._checkpoint = checkpoint
             self._changed.notify()
 
     def end(self) -> None:
@@ -84,6 +92,7 @@ class Writer:
                     break
                 self._tidy()
             self._settle(at_end=True)
+            self._save_checkpoint()
             self._save_cursors()
         finally:
             self._store.close()
@@ -92,7 +101,7 @@ class Writer:
     def _take(self) -> list[Group]:
         """All that waits; none when nothing came for a while."""
         with self._changed:
-            if not self._groups and not self._is_ending.is_set():
+            if not (self._groups or self._checkpoint or self._is_ending.is_set()):
                 self._changed.wait(CURSOR_PERIOD_S)
             groups = list(self._groups)
             self._groups.clear()
@@ -211,9 +220,19 @@ class Writer:
                 self._store.sync_derived()
         except (OSError, SpoolLocked) as error:
             self._degrade(error)
+        self._save_checkpoint()
         if now_s - self._cursors_saved_s >= CURSOR_PERIOD_S:
             self._cursors_saved_s = now_s
             self._save_cursors()
+
+    def _save_checkpoint(self) -> None:
+        checkpoint, self._checkpoint = self._checkpoint, None
+        if checkpoint is None:
+            return
+        try:
+            self._store.save_checkpoint(checkpoint)
+        except OSError as error:
+            log.warning("spool.checkpoint_not_saved error=%s consequence=a longer replay", error)
 
     def _save_cursors(self) -> None:
         if not self._store.is_open:

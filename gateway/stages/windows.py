@@ -15,7 +15,8 @@ When to give out follows from `now_ns` and the samples alone; a replay gives the
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +30,8 @@ __all__ = ["Windows", "aggregate_tag", "duration_text"]
 
 _NEVER = np.iinfo(np.int64).max
 _NO_WINDOW = np.iinfo(np.int64).min
+_NEVER_SEEN = _NO_WINDOW // 2
+_FLOOR = "floor"  # in a snapshot, beside the arrays of the state
 # After a restart, late samples can correct windows this far back (more would be more to replay).
 CORRECTION_AFTER_RESTART_NS = 120 * 10**9
 
@@ -64,6 +67,40 @@ class Windows:
     def start_from(self, t_ns: int) -> None:
         """Leave alone every window that began before `t_ns`: its samples are not all known."""
         self._floor = -(-t_ns // self._length_ns)
+
+    @property
+    def settings(self) -> AggregateSettings:
+        return self._settings
+
+    def snapshot(self) -> tuple[IdArray, dict[str, npt.NDArray[Any]]]:
+        """Ids of the tags that have had samples, and copies of their windows, a column a tag."""
+        tag_ids = np.flatnonzero(self._column >= 0).astype(np.int32)
+        columns = self._column[tag_ids]
+        has_had = self._state.newest[columns] > _NEVER_SEEN
+        tag_ids, columns = tag_ids[has_had], columns[has_had]
+        state = {name: array[..., columns] for name, array in vars(self._state).items()}
+        state[_FLOOR] = np.full(len(tag_ids), self._floor)
+        return tag_ids, state
+
+    def restore(self, tag_ids: IdArray, state: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Go on from a snapshot that windows of the same settings gave; -1 for a tag that is gone.
+
+        Raises ValueError or KeyError if it is not one.
+        """
+        self._grow()
+        columns = np.where(tag_ids >= 0, self._column[tag_ids], -1)
+        covered = columns >= 0
+        restored = _State(self._kept, len(self._outputs))
+        for name, array in vars(restored).items():
+            array[..., columns[covered]] = state[name][..., covered]
+        self._state = restored
+        self._floor = int(state[_FLOOR].max(initial=_NO_WINDOW))
+        self._due_ns = _NO_WINDOW  # to be found out by the next turn
+
+    def forget(self) -> None:
+        """Be without a sample again."""
+        self._state = _State(self._kept, len(self._outputs))
+        self._floor, self._due_ns = _NO_WINDOW, _NEVER
 
     def apply(self, frame: Frame, now_ns: int) -> Frame:
         """Take the samples of one turn; the aggregates that are due."""
@@ -204,7 +241,7 @@ class _State:
 
     def __init__(self, kept: int, width: int) -> None:
         shape = (kept, width)
-        self.newest: TimeArray = np.full(width, _NO_WINDOW // 2)  # newest window seen, a column
+        self.newest: TimeArray = np.full(width, _NEVER_SEEN)  # newest window seen, a column
         self.window: TimeArray = np.full(shape, _NO_WINDOW)  # which window the slot holds
         self.unsaid = np.zeros(shape, np.bool_)  # holds what has not been given out yet
         self.touched_ns: TimeArray = np.zeros(shape, np.int64)  # now_ns of the latest sample in it

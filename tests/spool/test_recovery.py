@@ -73,6 +73,8 @@ async def live(disk: SimulatedDisk, first: int, rng: random.Random) -> int:
                 if not future.done():
                     break
                 acknowledged = second + 1
+                if rng.random() < 0.3:
+                    spool.save_checkpoint(turns.checkpoint().after(future.result()))
     return acknowledged
 
 

@@ -183,3 +183,20 @@ def test_a_full_disk_is_said_and_outlived(plant: Plant, tmp_path: Path) -> None:
             assert gateway.stop() < 5.0
     finally:
         subprocess.run(["umount", str(disk)], check=False)
+
+
+def test_long_windows_go_on_from_their_checkpoint(plant: Plant, tmp_path: Path) -> None:
+    plant.config.write_text(plant.config.read_text() + '\n[[aggregate]]\nevery = "1h"\n')
+    checkpoint = tmp_path / "gateway" / "data" / "spool" / "checkpoint"
+    with sluicegate("gateway", ["run", str(plant.config)], tmp_path) as gateway:
+        wait_until(partial(good_sources, page_of(gateway)))
+        wait_until(checkpoint.exists)
+        wait_until(lambda: len(numbers(plant.config, "plc-1")) >= 4)
+        gateway.process.kill()
+    with sluicegate("gateway", ["run", str(plant.config)], tmp_path) as gateway:
+        wait_until(partial(good_sources, page_of(gateway)))
+        before = checkpoint.read_bytes()
+        assert gateway.stop() < 5.0
+        assert "pipeline.recovered" in gateway.output()
+        assert "checkpoint" not in gateway.output()  # that it could not be used
+    assert checkpoint.read_bytes() != before

@@ -4,6 +4,9 @@ A place in a lane is a number of samples, counted since the lane began: it says 
 and the difference of two places is what lies between them. The file has two slots in sectors of
 their own, written in turn; whichever of the two a power cut tears, the other is whole, and an
 older cursor only means that some samples are sent twice.
+
+Not every save is worth a flush. One without is over the slot that was not synced last, so a killed
+process has lost nothing, and a power cut takes back what was done since the last sync.
 """
 
 from __future__ import annotations
@@ -52,6 +55,7 @@ class Cursor:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.is_dirty = False
+        self.is_unsynced = False  # saved, but a power cut may take it back
         self._places: dict[Lane, int] = {}
         self._generation = 0
         self._is_named = False  # the file's name is on disk for certain
@@ -72,27 +76,38 @@ class Cursor:
                 self._places[lane] = max(place, self._places.get(lane, 0))
         return bool(whole)
 
-    def save(self, disk: Disk) -> None:
-        """Make the places durable. OSError leaves it dirty, and the other slot untouched."""
+    def save(self, disk: Disk, *, sync: bool = True) -> int:
+        """Write the places, durably with `sync`; the flushes it took.
+
+        OSError leaves it dirty, and the slot that was synced last untouched.
+        """
         self.is_dirty = False  # before the places are taken: a later move sets it again
         generation = self._generation + 1
         slot = encode_slot(generation, dict(self._places))
+        flushes = 0
         try:
             is_new = self.path.name not in disk.names(self.path.parent)
             create = disk.create(self.path, 2 * SLOT_BYTES) if is_new else None
             file = create or disk.open(self.path, write=True)
             try:
                 file.write(slot, generation % 2 * SLOT_BYTES)
-                file.sync()
+                self.is_unsynced = True
+                if sync or is_new:
+                    file.sync()
+                    flushes += 2 if is_new else 1
             finally:
                 file.close()
             if not self._is_named:  # also where this failed after the file was made
                 disk.sync_directory(self.path.parent)
                 self._is_named = True
+                flushes += 1
         except OSError:
             self.is_dirty = True
             raise
-        self._generation = generation
+        if sync or is_new:
+            self._generation = generation
+            self.is_unsynced = False
+        return flushes
 
     def place(self, lane: Lane) -> int | None:
         """Samples of the lane that are done with; None if it was never read."""

@@ -84,19 +84,20 @@ class Cursors:
         """What could not be loaded was of segments that are gone."""
         self._are_loaded = True
 
-    def save(self, *, in_memory: bool) -> None:
-        """Make those durable that moved; one that cannot be saved stays for the next time.
+    def save(self, *, in_memory: bool, sync: bool = True) -> None:
+        """Write those that moved; with `sync` all are durable then, also what was written before.
 
-        Raises OSError, also while those of the start could not be read: over them nothing is saved.
+        One that cannot be saved stays for the next time. Raises OSError, also while those of the
+        start could not be read: over them nothing is saved.
         """
         if not self._are_loaded:
             if in_memory:
                 raise OSError(errno.EIO, "the cursors could not be read at the start")
             self.load(in_memory=False, is_last_try=True)
             self.check()
-        moved = [cursor for cursor in list(self._by_name.values()) if cursor.is_dirty]
+        cursors = list(self._by_name.values())
+        moved = [cursor for cursor in cursors if cursor.is_dirty or (sync and cursor.is_unsynced)]
         if moved:
             self._disk.make_directory(self._directory)
         for cursor in moved:
-            cursor.save(self._disk)
-            self._stats.fsyncs_total += 1
+            self._stats.fsyncs_total += cursor.save(self._disk, sync=sync)

@@ -32,7 +32,7 @@ from gateway.spool.disk import Disk
 from gateway.spool.history import History
 from gateway.spool.reader import Backlog, Batch, SpoolReader
 from gateway.spool.stats import LaneStats, SpoolStats
-from gateway.spool.store import Group, Store
+from gateway.spool.store import SEQUENCE_MAX, Group, Store
 from gateway.spool.writer import Writer
 from gateway.tag import TagTable
 
@@ -48,7 +48,6 @@ TURN_BYTES = 500
 SILENT_TURNS_MAX = 4096
 # A supervisor grants five seconds from SIGTERM to exit; the pipeline may have used three of them.
 CLOSE_S = 1.5
-SEQUENCE_MAX = 2**63 - 1
 
 
 @dataclass(slots=True, eq=False)
@@ -162,7 +161,8 @@ class Spool:
         """
         if not self._settings.raw:
             return
-        after = SEQUENCE_MAX if after is None else after
+        if after is None:
+            after = SEQUENCE_MAX
         for rows in self._store.rows_since(Lane.RAW, since_ns, after):
             columns = rows.columns
             whole = rows.frame(self._table)

@@ -38,6 +38,7 @@ __all__ = ["Group", "Store"]
 log = logging.getLogger(__name__)
 
 DERIVED = (Lane.EVENT, Lane.SCORE, Lane.AGGREGATE)
+SEQUENCE_MAX = 2**63 - 1
 
 
 @dataclass(slots=True, eq=False)
@@ -245,9 +246,9 @@ class Store:
         )
         self.stats.fsyncs_total += 3
 
-    def save_cursors(self) -> None:
-        """Make the cursors durable that moved. Raises OSError; the next time will do then."""
-        self.cursors.save(in_memory=self.in_memory)
+    def save_cursors(self, *, sync: bool = True) -> None:
+        """Write the cursors that moved. Raises OSError; the next time will do then."""
+        self.cursors.save(in_memory=self.in_memory, sync=sync)
 
     def close(self) -> None:
         with contextlib.suppress(OSError):
@@ -284,7 +285,7 @@ class Store:
             waiting += summary.samples_end - max(place, summary.samples_before)
         return waiting
 
-    def rows_since(self, lane: Lane, since_ns: int, after: int) -> Iterator[Rows]:
+    def rows_since(self, lane: Lane, since_ns: int, after: int = SEQUENCE_MAX) -> Iterator[Rows]:
         """Records that hold a turn at or after `since_ns`, or come after the sequence `after`."""
         for segment in self.catalog.segments[lane]:
             summary = segment.summary

@@ -23,8 +23,11 @@ log = logging.getLogger(__name__)
 
 # A disk that is full or away is so for minutes; trying costs a file each time.
 RETRY_S = 2.0
-# Sending two seconds of samples twice after a power cut costs less than a flush for each batch.
+# After a kill, so much is sent twice; it costs no flush.
 CURSOR_PERIOD_S = 2.0
+# After a power cut, so much is: the sinks take it, and a flush for each sink and batch would wear
+# the card more than all the samples do.
+CURSOR_SYNC_PERIOD_S = 60.0
 
 # How far the derived lanes may be behind on disk: each flush wears the card, and the replay that
 # makes them again grows by as much.
@@ -57,6 +60,7 @@ class Writer:
         self._changed = threading.Condition()
         self._is_ending = threading.Event()
         self._cursors_saved_s = store.clock.monotonic_s()
+        self._cursors_synced_s = self._cursors_saved_s
         self._cursors_failing = False
         self._derived_synced_s = self._cursors_saved_s
         # A daemon: a disk that never answers must not keep the process from ending.
@@ -93,7 +97,7 @@ class Writer:
                 self._tidy()
             self._settle(at_end=True)
             self._save_checkpoint()
-            self._save_cursors()
+            self._save_cursors(sync=True)
         finally:
             self._store.close()
             self._on_end()
@@ -223,7 +227,10 @@ class Writer:
         self._save_checkpoint()
         if now_s - self._cursors_saved_s >= CURSOR_PERIOD_S:
             self._cursors_saved_s = now_s
-            self._save_cursors()
+            is_due = now_s - self._cursors_synced_s >= CURSOR_SYNC_PERIOD_S
+            if is_due:
+                self._cursors_synced_s = now_s
+            self._save_cursors(sync=is_due)
 
     def _save_checkpoint(self) -> None:
         checkpoint, self._checkpoint = self._checkpoint, None
@@ -234,11 +241,11 @@ class Writer:
         except OSError as error:
             log.warning("spool.checkpoint_not_saved error=%s consequence=a longer replay", error)
 
-    def _save_cursors(self) -> None:
+    def _save_cursors(self, *, sync: bool) -> None:
         if not self._store.is_open:
             return  # what is on disk has not been read yet, and must not be overwritten
         try:
-            self._store.save_cursors()
+            self._store.save_cursors(sync=sync)
         except OSError as error:
             if not self._cursors_failing:
                 log.warning("spool.cursors_not_saved error=%s", error)

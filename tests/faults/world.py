@@ -21,6 +21,7 @@ import errno
 import random
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -164,9 +165,11 @@ class World:
             self.commit(rng.choice((1, 1, 2, 3)))
         elif chance < 0.6:
             self.persist(self.store.tidy)
-        elif chance < 0.7:
+        elif chance < 0.65:
             self.persist(self.store.save_cursors)
             self.remember_cursor()
+        elif chance < 0.7:
+            self.persist(partial(self.store.save_cursors, sync=False))
         elif chance < 0.75:
             self.persist(self.store.sync_derived)
         elif chance < 0.85:

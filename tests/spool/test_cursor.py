@@ -68,6 +68,39 @@ def test_a_power_cut_takes_back_one_step_at_most() -> None:
         assert (again.place(Lane.RAW) or 0) in (saved, moved)
 
 
+def test_saves_without_a_flush_never_harm_what_was_synced() -> None:
+    for seed in range(400):
+        rng = random.Random(seed)
+        disk = SimulatedDisk()
+        synced = moved = 0
+        cursor = Cursor(PATH)
+        disk.cut_at = rng.randint(1, 40)
+        try:
+            for moved in range(1, 30):
+                cursor.move(Lane.RAW, moved)
+                sync = rng.random() < 0.2
+                before = disk.syncs
+                flushes = cursor.save(disk, sync=sync)
+                assert (flushes > 0) == (sync or moved == 1)
+                assert cursor.is_unsynced == (flushes == 0)
+                assert disk.syncs - before <= flushes
+                synced = moved if flushes else synced
+        except PowerCut:
+            disk.power_cut(rng)
+        again = Cursor(PATH)
+        try:
+            again.load(disk, to_write=True)
+        except FileNotFoundError:
+            assert synced == 0
+        assert synced <= (again.place(Lane.RAW) or 0) <= moved
+        again.move(Lane.RAW, 100)
+        again.save(disk, sync=False)
+        disk.power_cut(rng)
+        last = Cursor(PATH)
+        last.load(disk)
+        assert (last.place(Lane.RAW) or 0) in range(synced, 101)
+
+
 def test_a_failed_save_is_repeated_and_keeps_what_was_saved_before() -> None:
     disk = SimulatedDisk()
     cursor = Cursor(PATH)

@@ -17,6 +17,7 @@ from gateway.spool.catalog import Catalog, Segment
 from gateway.spool.config import SpoolSettings
 from gateway.spool.disk import File
 from gateway.spool.overlay import OverlayDisk
+from gateway.spool.quarantine import Quarantine
 
 __all__ = ["Pool"]
 
@@ -58,21 +59,27 @@ class Pool:
         self._memory_segment_bytes = _blocks(settings.pending_bytes_max // 64)
         self._spare_bytes = 0
         self._discarded: list[Path] = []  # to be deleted
+        self.quarantine = Quarantine(disk, directory, self.bytes_max)
 
     @property
     def bytes_used(self) -> int:
         """Of all files, written or not."""
         segments = self._catalog.segments.values()
-        return self._spare_bytes + sum(segment.size for lane in segments for segment in lane)
+        kept = sum(segment.size for lane in segments for segment in lane)
+        return kept + self._spare_bytes + self.quarantine.bytes_used
 
-    def adopt(self, useless: Sequence[Path]) -> None:
-        """Keep a spare from before if it has the right size; delete what holds no records."""
+    def adopt(self, useless: Sequence[Path] = (), unbelievable: Sequence[Path] = ()) -> None:
+        """Keep a spare from before if it has the right size; delete what holds no records.
+
+        Where there should be records and none can be believed, the file is set aside.
+        """
         with contextlib.suppress(OSError):
             if self._disk.size(self.spare_path) == self.segment_bytes:
                 self._spare_bytes = self.segment_bytes
             else:
                 self._disk.unlink(self.spare_path)
-        self.discard(useless)
+        self.quarantine.load()
+        self.discard([*useless, *self.quarantine.take(unbelievable)])
 
     def discard(self, paths: Sequence[Path]) -> None:
         """Delete files that hold nothing anybody was promised; later, if the disk refuses now."""
@@ -162,6 +169,8 @@ class Pool:
 
     def _evict(self, size: int) -> bool:
         """Delete the oldest segment, or make it the spare; False if none can go."""
+        if self.quarantine.drop_oldest():
+            return True
         for lane in EVICTION_ORDER:
             segments = self._catalog.segments[lane]
             if len(segments) > 1:

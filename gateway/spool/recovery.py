@@ -43,6 +43,7 @@ class Found:
     segments: dict[Lane, tuple[Segment, ...]] = field(default_factory=dict)
     number_max: int = 0  # of all that may hold records
     useless: list[Path] = field(default_factory=list)  # segments without a record
+    unbelievable: list[Path] = field(default_factory=list)  # nothing in them is what was written
 
 
 def find_segments(
@@ -75,7 +76,10 @@ def find_segments(
                 damage.note(path.name, 1, 0, str(error))
                 found.number_max = max(found.number_max, number)
                 continue
-            if segment is None or (segments and not segment.summary.records):
+            if segment is None:
+                found.unbelievable.append(path)
+                continue
+            if segments and not segment.summary.records:
                 found.useless.append(path)
                 continue
             limit = segment.first_sequence

@@ -36,6 +36,7 @@ class SpoolStats:
     bytes_max: int = 0
     pending_bytes: int = 0  # waiting for the disk
     memory_bytes: int = 0  # of files that are in memory because the disk refuses
+    quarantine_bytes: int = 0  # of files in which nothing can be believed
     commit_ms_last: float = 0.0
     samples_total: int = 0  # made durable, all lanes
     records_total: int = 0

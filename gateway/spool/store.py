@@ -102,7 +102,7 @@ class Store:
         self.cursors.load(in_memory=self.in_memory)
         found = find_segments(self.disk, self.directory, names, self.damage, to_write=True)
         self.catalog.segments.update(found.segments)
-        self.pool.adopt(found.useless)
+        self.pool.adopt(found.useless, found.unbelievable)
         shared = Shared(
             disk=self.disk,
             pool=self.pool,
@@ -170,7 +170,7 @@ class Store:
         if self._is_blind:
             self.cursors.forgo()
         self._is_blind = False
-        self.pool.adopt(())
+        self.pool.adopt()
         self._update_stats()
 
     def _check_not_blind(self) -> None:
@@ -441,6 +441,7 @@ class Store:
 
     def _update_stats(self) -> None:
         self.stats.bytes_used = self.pool.bytes_used
+        self.stats.quarantine_bytes = self.pool.quarantine.bytes_used
         self.stats.memory_bytes = self.disk.memory_bytes
         for lane, segments in self.catalog.segments.items():
             stats = self.stats.lanes[lane]

@@ -20,6 +20,7 @@ import numpy as np
 
 from gateway.clock import ManualClock
 from gateway.frame import FloatArray, Lane
+from gateway.spool.checkpoint import Checkpoint
 from gateway.spool.store import Store
 from tests.faults.seeds import main, run
 from tests.spool.simulated_disk import SimulatedDisk
@@ -54,6 +55,7 @@ class Template:
         cursor = world.store.cursor_of("db", tuple(Lane))
         cursor.move(Lane.RAW, world.store.samples_end(Lane.RAW) // 2)
         world.store.save_cursors()
+        world.store.save_checkpoint(Checkpoint(world.store.applied(Lane.RAW), [], {}))
         world.store.close()
         self.written = {lane: np.array(world.promised[lane]) for lane in Lane}
         self.files = {path: bytes(disk.content(path)) for path in disk.paths()}

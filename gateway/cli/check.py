@@ -106,7 +106,7 @@ def _plan_lines(plan: Plan) -> Iterator[str]:
     yield ""
     yield "Sinks" if plan.sinks else "Sinks    none: everything stays in the spool"
     for sink in plan.sinks:
-        yield f"  {sink.name}  {sink.type} {sink.url} {sink.target}"
+        yield f"  {sink.name}  {sink.type} {sink.target}"
         yield f"    lanes, in this order: {', '.join(sink.lanes)}"
     yield ""
     yield from _spool_lines(plan)

@@ -203,22 +203,25 @@ _WHOLE_LEVELS = ("+", "#", "{asset}", "{field}")
 
 
 def _check_sink(found: Findings, path: KeyPath, sink: Any, base: Path) -> None:
-    url = _split(sink.url)
+    _check_once(found, (*path, "lanes"), sink.lanes)
+    written = getattr(sink, "url", None)
+    if written is None:
+        return
+    url = _split(written)
     if url is None:
-        what = f"url = {toml_text(sink.url)} has no host, or a port that is not one"
+        what = f"url = {toml_text(written)} has no host, or a port that is not one"
         found.problem((*path, "url"), what, 'Write url = "http://127.0.0.1:8086".')
         return
-    secret_key = "token" if sink.type == "influxdb2" else "password"
-    secret = getattr(sink, secret_key)
-    if sink.type == "influxdb1":
-        _check_login(found, path, sink.username, secret, secret_key)
-    else:
-        _check_secret(found, (*path, secret_key), secret)
-    _check_tls_ca(found, path, sink, base, used=url.scheme == "https")
-    if secret is not None and url.scheme == "http" and not _is_here(url.hostname or ""):
-        what = f"the {secret_key} crosses the network unencrypted"
-        found.warn((*path, secret_key), what, "Write a url that begins with https://.")
-    _check_once(found, (*path, "lanes"), sink.lanes)
+    if hasattr(sink, "username"):
+        _check_login(found, path, sink.username, sink.password, "password")
+    if hasattr(sink, "token"):
+        _check_secret(found, (*path, "token"), sink.token)
+    _check_tls_ca(found, path, sink, base, used=url.scheme in ("https", "tls"))
+    for key in ("token", "password"):
+        is_plain = url.scheme not in ("https", "tls") and not _is_here(url.hostname or "")
+        if getattr(sink, key, None) is not None and is_plain:
+            what = f"the {key} crosses the network unencrypted"
+            found.warn((*path, key), what, "Write a url that begins with https://.")
 
 
 def _split(text: str) -> SplitResult | None:

@@ -14,9 +14,9 @@ from gateway.config.explain import legible
 from gateway.config.load import Config
 from gateway.config.planned import can_both_match, is_covered
 from gateway.config.reference import toml_text
+from gateway.config.schema import AnySink
 from gateway.errors import BundleInvalid, Problem
 from gateway.inference.config import ModelSettings
-from gateway.sinks.config import Influx1Settings, Influx2Settings
 from gateway.sources.modbus.config import ModbusSettings
 from gateway.sources.mqtt.config import MqttSettings
 
@@ -113,7 +113,6 @@ class SinkPlan:
 
     name: str
     type: str
-    url: str
     target: str
     lanes: tuple[str, ...]
 
@@ -311,11 +310,8 @@ def _models(config: Config) -> Iterator[ModelPlan]:
         )
 
 
-def _sink(sink: Influx1Settings | Influx2Settings) -> SinkPlan:
-    target = f"bucket {sink.bucket}" if sink.type == "influxdb2" else f"database {sink.database}"
-    return SinkPlan(
-        name=sink.name, type=sink.type, url=sink.url, target=target, lanes=tuple(sink.lanes)
-    )
+def _sink(sink: AnySink) -> SinkPlan:
+    return SinkPlan(name=sink.name, type=sink.type, target=sink.target, lanes=tuple(sink.lanes))
 
 
 def bytes_per_day(turns: Iterable[tuple[float, float]], commit_period_s: float) -> float:

@@ -11,7 +11,15 @@ from pydantic import Field, field_validator
 from gateway.asset import AssetSettings
 from gateway.inference.config import ModelSettings
 from gateway.settings import Name, Seconds, Settings
-from gateway.sinks.config import Influx1Settings, Influx2Settings
+from gateway.sinks.config import (
+    FileSinkSettings,
+    HttpJsonSettings,
+    Influx1Settings,
+    Influx2Settings,
+    Influx3Settings,
+    LineProtocolSettings,
+    PrometheusSettings,
+)
 from gateway.sources.modbus.config import ModbusSettings
 from gateway.sources.mqtt.config import MqttSettings
 from gateway.spool.config import SpoolSettings
@@ -20,7 +28,16 @@ from gateway.stages.config import AggregateSettings
 __all__ = ["AnySink", "GatewaySettings", "HttpSettings", "Sluicegate", "SourceSettings"]
 
 SourceSettings = Annotated[ModbusSettings | MqttSettings, Field(discriminator="type")]
-AnySink = Annotated[Influx2Settings | Influx1Settings, Field(discriminator="type")]
+AnySink = Annotated[
+    Influx2Settings
+    | Influx1Settings
+    | Influx3Settings
+    | LineProtocolSettings
+    | PrometheusSettings
+    | HttpJsonSettings
+    | FileSinkSettings,
+    Field(discriminator="type"),
+]
 
 
 class HttpSettings(Settings):

@@ -69,6 +69,11 @@ class Sink(Protocol):
 _BUILDERS = {
     "influxdb1": "gateway.sinks.influxdb",
     "influxdb2": "gateway.sinks.influxdb",
+    "influxdb3": "gateway.sinks.influxdb",
+    "lineprotocol": "gateway.sinks.lines",
+    "prometheus": "gateway.sinks.prometheus",
+    "http_json": "gateway.sinks.http_json",
+    "file": "gateway.sinks.file",
 }
 
 

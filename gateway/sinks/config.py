@@ -9,7 +9,17 @@ from pydantic import Field
 from gateway.settings import Bytes, Name, Seconds, SecretReference, Settings
 from gateway.spool.config import LaneName
 
-__all__ = ["HttpSinkSettings", "Influx1Settings", "Influx2Settings", "SinkSettings"]
+__all__ = [
+    "FileSinkSettings",
+    "HttpJsonSettings",
+    "HttpSinkSettings",
+    "Influx1Settings",
+    "Influx2Settings",
+    "Influx3Settings",
+    "LineProtocolSettings",
+    "PrometheusSettings",
+    "SinkSettings",
+]
 
 
 class SinkSettings(Settings):
@@ -27,6 +37,11 @@ class SinkSettings(Settings):
         default=60.0, ge=0.1, description="longest pause between two attempts"
     )
 
+    @property
+    def target(self) -> str:
+        """Where it goes, in words for a person."""
+        return ""
+
 
 class HttpSinkSettings(SinkSettings):
     """A destination behind HTTP(S)."""
@@ -42,9 +57,13 @@ class HttpSinkSettings(SinkSettings):
     gzip: bool = Field(default=True, description="compress what is sent")
     tls_ca: str = Field(default="", description="file of the CA to trust; empty = the system's")
 
+    @property
+    def target(self) -> str:
+        return self.url
+
 
 class Influx2Settings(HttpSinkSettings):
-    """InfluxDB 2 or 3, or anything that speaks its /api/v2/write (VictoriaMetrics)."""
+    """InfluxDB 2, or anything that speaks its /api/v2/write (VictoriaMetrics)."""
 
     type: Literal["influxdb2"]
     org: str = Field(default="", description="organisation; InfluxDB 2 needs it")
@@ -52,6 +71,103 @@ class Influx2Settings(HttpSinkSettings):
     token: SecretReference | None = Field(
         default=None, description="API token that may write to the bucket"
     )
+
+    @property
+    def target(self) -> str:
+        return f"{self.url} bucket {self.bucket}"
+
+
+class LineProtocolSettings(HttpSinkSettings):
+    """Line protocol to anything that takes it: Telegraf, VictoriaMetrics, QuestDB."""
+
+    type: Literal["lineprotocol"]
+    url: str = Field(
+        pattern=r"^((https?)://[^\s/?#@]+(/[^\s#]*)?|(tcp|tls|udp)://[^\s/?#@]+:[0-9]+)$",
+        description="the whole address: http(s)://host/path, tcp://, tls:// or udp://host:port",
+        examples=["tcp://127.0.0.1:8094"],
+    )
+    accept: tuple[int, ...] = Field(
+        default=(204,), min_length=1, description="HTTP: answers that mean a batch is stored"
+    )
+    username: str = Field(default="", description="HTTP: empty = log in without one")
+    password: SecretReference | None = Field(default=None, description="goes with `username`")
+    token: SecretReference | None = Field(default=None, description="HTTP: sent as a bearer token")
+    resend_bytes: Bytes = Field(
+        default=2**20,
+        ge=0,
+        description="TCP: so much of what was sent goes again after a loss",
+    )
+    datagram_bytes_max: Bytes = Field(
+        default=1400, ge=512, le=65_507, description="UDP: size of one datagram"
+    )
+
+
+class PrometheusSettings(HttpSinkSettings):
+    """Prometheus remote write 1.0: Prometheus, VictoriaMetrics, Mimir, Thanos."""
+
+    type: Literal["prometheus"]
+    url: str = Field(
+        pattern=r"^https?://[^\s/?#@]+/[^\s#]*$",
+        description="the whole address of the receiver",
+        examples=["http://127.0.0.1:9090/api/v1/write"],
+    )
+    username: str = Field(default="", description="empty = log in without one")
+    password: SecretReference | None = Field(default=None, description="goes with `username`")
+    token: SecretReference | None = Field(default=None, description="sent as a bearer token")
+
+
+class HttpJsonSettings(HttpSinkSettings):
+    """A JSON array of samples, posted to a web server of one's own."""
+
+    type: Literal["http_json"]
+    url: str = Field(
+        pattern=r"^https?://[^\s/?#@]+(/[^\s#]*)?$",
+        description="the whole address",
+        examples=["https://example.org/ingest"],
+    )
+    accept: tuple[int, ...] = Field(
+        default=(), description="answers that mean a batch is stored; empty = 200 to 299"
+    )
+    headers: dict[str, str] = Field(default={}, description="sent with every request")
+    username: str = Field(default="", description="empty = log in without one")
+    password: SecretReference | None = Field(default=None, description="goes with `username`")
+    token: SecretReference | None = Field(default=None, description="sent as a bearer token")
+
+
+class FileSinkSettings(SinkSettings):
+    """Files in a folder: for a mounted share, or somebody who comes with a USB stick."""
+
+    type: Literal["file"]
+    directory: str = Field(
+        min_length=1, description="folder of the files; it is made", examples=["/media/usb/plant"]
+    )
+    format: Literal["lineprotocol", "csv", "jsonl"] = Field(
+        default="csv", description="what is written"
+    )
+    file_bytes_max: Bytes = Field(
+        default=64 * 2**20, ge=4096, description="a file that is larger is finished"
+    )
+    bytes_max: Bytes = Field(
+        default=2**30, ge=4096, description="of all files; the oldest are deleted"
+    )
+
+    @property
+    def target(self) -> str:
+        return f"{self.directory} as {self.format}"
+
+
+class Influx3Settings(HttpSinkSettings):
+    """InfluxDB 3, by its own /api/v3/write_lp."""
+
+    type: Literal["influxdb3"]
+    database: str = Field(min_length=1, description="where to write", examples=["plant"])
+    token: SecretReference | None = Field(
+        default=None, description="token that may write to the database"
+    )
+
+    @property
+    def target(self) -> str:
+        return f"{self.url} database {self.database}"
 
 
 class Influx1Settings(HttpSinkSettings):
@@ -62,3 +178,7 @@ class Influx1Settings(HttpSinkSettings):
     retention_policy: str = Field(default="", description="empty = the database's own")
     username: str = Field(default="", description="empty = log in without one")
     password: SecretReference | None = Field(default=None, description="goes with `username`")
+
+    @property
+    def target(self) -> str:
+        return f"{self.url} database {self.database}"

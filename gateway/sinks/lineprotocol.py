@@ -28,7 +28,7 @@ import orjson
 from gateway.frame import BoolArray, ByteArray, Exact, FloatArray, Frame, IdArray, TimeArray
 from gateway.tag import DataType, Quality, Tag, TagTable
 
-__all__ = ["Encoded", "LineEncoder", "RowArray"]
+__all__ = ["Encoded", "LineEncoder", "RowArray", "number_texts"]
 
 Pieces: TypeAlias = npt.NDArray[np.object_]
 RowArray: TypeAlias = npt.NDArray[np.intp]
@@ -109,7 +109,7 @@ class LineEncoder:
             first = _begins(series[order], t_ns)
         ends = np.append(first[1:], len(rows))
         pieces = self._fields(frame, rows, ids, refused)
-        quality = _texts(np.maximum.reduceat(frame.quality[rows], first).astype(np.int64))
+        quality = number_texts(np.maximum.reduceat(frame.quality[rows], first).astype(np.int64))
         points = [
             b"%b%bquality=%bi %b\n" % (head, b"".join(pieces[3 * start : 3 * end]), worst, time)
             for head, start, end, worst, time in zip(
@@ -117,7 +117,7 @@ class LineEncoder:
                 first.tolist(),
                 ends.tolist(),
                 quality,
-                _texts(t_ns[first]),
+                number_texts(t_ns[first]),
                 strict=True,
             )
         ]
@@ -143,7 +143,7 @@ class LineEncoder:
         values, kinds = frame.values[rows], self._kinds[ids]
         pieces = np.empty((len(rows), 3), object)
         pieces[:, 0] = self._keys[ids]
-        pieces[:, 1] = np.fromiter(_texts(values), object, len(rows))
+        pieces[:, 1] = np.fromiter(number_texts(values), object, len(rows))
         pieces[:, 2] = self._suffixes[ids]
         silent = (frame.quality[rows] >= _BAD) | ~np.isfinite(values)
         exact: dict[int, int] = {}
@@ -179,7 +179,7 @@ class LineEncoder:
         # -2**63 is a float64 and an int64; 2**63 is the first float64 that is no int64.
         fits = (values >= -(2.0**63)) & (values < 2.0**63)
         fits &= values == np.trunc(values)
-        texts = _texts(values[fits].astype(np.int64))
+        texts = number_texts(values[fits].astype(np.int64))
         pieces[places[fits], 1] = np.fromiter(texts, object, len(texts))
         for row, value in zip(rows[~fits].tolist(), values[~fits].tolist(), strict=True):
             refused[row] = f"{value:.17g} is no 64-bit integer of InfluxDB"
@@ -262,7 +262,7 @@ def _places_of(exact: Exact, rows: RowArray, n: int) -> dict[int, int]:
     return {place: row for row in exact if (place := int(places[row])) >= 0}
 
 
-def _texts(column: npt.NDArray[Any]) -> list[bytes]:
+def number_texts(column: npt.NDArray[Any]) -> list[bytes]:
     """The shortest text of each number that reads back exactly; "null" for what is none."""
     if not len(column):
         return []

@@ -1,0 +1,254 @@
+"""HTTP for sinks: one connection pool, one deadline, one meaning for what goes wrong.
+
+A sink says which statuses mean that a batch is stored; what every other answer means is in
+`verdict`, a pure function, the same for all of them. Bytes are sent by aiohttp
+(docs/decisions/0006-influx-client.md).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import ssl
+import time
+import zlib
+from collections.abc import AsyncIterator, Container, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING
+
+from gateway.errors import (
+    SinkError,
+    SinkParked,
+    SinkRejected,
+    SinkTooLarge,
+    SinkUnavailable,
+    SluicegateError,
+)
+from gateway.settings import Secret
+from gateway.sinks import SinkStats
+from gateway.sinks.config import HttpSinkSettings
+from gateway.sinks.refusal import words_of
+
+if TYPE_CHECKING:
+    import aiohttp
+
+__all__ = ["Answer", "HttpClient", "basic", "cuts", "token_header", "trusted_by", "verdict"]
+
+# As much of an answer is read: a server that names refused lines quotes them.
+ANSWER_BYTES_MAX = 256 * 1024
+# Compressing more than this takes over a millisecond: not on the event loop.
+COMPRESS_INLINE_BYTES_MAX = 64 * 1024
+GZIP_LEVEL = 1
+_GZIP_WBITS = 31
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a server said; a body only where the batch is not stored."""
+
+    error: SinkError | None  # None: stored
+    said: bytes
+
+
+class HttpClient:
+    """The connections of one sink."""
+
+    def __init__(
+        self,
+        settings: HttpSinkSettings,
+        stats: SinkStats,
+        *,
+        stored: Container[int],
+        portal_hint: str = "a proxy or a log-in page answers in the server's place",
+        is_page_stored: bool = True,
+    ) -> None:
+        """`stored` are the statuses that mean so; `is_page_stored`: also with a web page."""
+        self._settings = settings
+        self._stats = stats
+        self._stored = stored
+        self._portal_hint = portal_hint
+        self._is_page_stored = is_page_stored
+        self._session: aiohttp.ClientSession | None = None
+
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[None]:
+        """What is sent meanwhile shares its connections; the server need not be there."""
+        try:
+            yield
+        finally:
+            if self._session is not None:
+                await self._session.close()
+                self._session = None
+
+    async def post(
+        self, url: str, query: Mapping[str, str], body: bytes, headers: Mapping[str, str]
+    ) -> Answer:
+        """Send one body.
+
+        Raises SinkUnavailable or SinkParked where there is no answer; what an answer means is in
+        it. The body is compressed where the settings say so, unless it says it is already.
+        """
+        import aiohttp  # noqa: PLC0415 - 12 MB that only those pay who forward
+
+        headers = {"Accept-Encoding": "identity", **headers}  # its words are read as they come
+        if self._settings.gzip and "Content-Encoding" not in headers:
+            headers["Content-Encoding"] = "gzip"
+            small = len(body) <= COMPRESS_INLINE_BYTES_MAX
+            body = _gzip(body) if small else await asyncio.to_thread(_gzip, body)
+        session = self._opened()
+        began_s = time.monotonic()
+        try:
+            async with session.post(
+                url, params=query, data=body, headers=headers, allow_redirects=False
+            ) as answer:
+                said = b"" if answer.status == 204 else await _read(answer.content)
+                stored = self._stored
+                if not self._is_page_stored and answer.content_type == "text/html":
+                    stored = ()
+                error = verdict(
+                    answer.status,
+                    said,
+                    answer.headers,
+                    stored=stored,
+                    portal_hint=self._portal_hint,
+                )
+        except TimeoutError as late:
+            is_slow = not isinstance(late, aiohttp.ServerTimeoutError)  # that one: not connected
+            waited = f"no answer within {self._settings.timeout:g} s"
+            raise SinkUnavailable(f"{url}: {waited}", is_slow=is_slow) from late
+        except aiohttp.ClientConnectorCertificateError as untrusted:
+            reason = str(untrusted.certificate_error)
+            hint = "nothing was sent; check the server's certificate, tls_ca and this clock"
+            raise SinkParked(f"{url}: {reason}", hint=hint) from untrusted
+        except (aiohttp.ClientError, OSError, ValueError) as failed:
+            raise SinkUnavailable(f"{url}: {str(failed) or type(failed).__name__}") from failed
+        if error is None:
+            self._stats.bytes_total += len(body)
+            self._stats.latency_ms_last = (time.monotonic() - began_s) * 1000
+        return Answer(error, said)
+
+    def _opened(self) -> aiohttp.ClientSession:
+        """The pool of connections; opened late, so that a bad CA file parks this sink only."""
+        import aiohttp  # noqa: PLC0415 - loaded by now
+
+        if self._session is None:
+            timeout_s = self._settings.timeout
+            trusted = trusted_by(self._settings.tls_ca)
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=2, ssl=trusted or True),
+                # A server that does not even take the connection is told from one that is slow.
+                timeout=aiohttp.ClientTimeout(total=timeout_s, sock_connect=timeout_s / 2),
+                auto_decompress=False,
+            )
+        return self._session
+
+
+def verdict(
+    status: int,
+    said: bytes,
+    headers: Mapping[str, str],
+    *,
+    stored: Container[int],
+    portal_hint: str,
+) -> SinkError | None:
+    """What an answer means for the batch; None when it is stored."""
+    words = words_of(said)
+    told = f"the server answered {status}: {words}" if words else f"the server answered {status}"
+    if status in stored:
+        return None
+    match status:
+        case 400 | 422:
+            return SinkRejected(told, hint="the samples it names are in the dead letters")
+        case 401 | 403:
+            return SinkParked(told, hint="check the token or password, and what it may write to")
+        case 404:
+            return SinkParked(told, hint="check the bucket, organisation or database, and the URL")
+        case 413:
+            return SinkTooLarge(told)
+        case 429 | 503:
+            return SinkUnavailable(told, retry_after_s=_retry_after_s(headers))
+        case _ if 200 <= status < 400:
+            return SinkUnavailable(told, hint=portal_hint)
+        case _:
+            return SinkUnavailable(told, is_server_fault=status >= 500)
+
+
+def trusted_by(tls_ca: str) -> ssl.SSLContext | None:
+    """What trusts a CA file; None for the system's. Raises SinkParked if it cannot be used."""
+    if not tls_ca:
+        return None
+    try:
+        return ssl.create_default_context(cafile=tls_ca)
+    except OSError as bad:  # ssl.SSLError is one
+        reason = f"cannot use tls_ca {tls_ca}: {bad.strerror or bad}"
+        raise SinkParked(reason, hint="it must be a PEM file the service may read") from bad
+
+
+def token_header(scheme: str, token: Secret | None) -> dict[str, str]:
+    """The header of an API token; none without one."""
+    secret = _read_secret(token)
+    if not secret.isprintable():
+        raise SinkParked("the token has a line break in it", hint="write it anew")
+    return {"Authorization": f"{scheme} {secret}"} if secret else {}
+
+
+def basic(username: str, password: Secret | None) -> dict[str, str]:
+    """The header of a login (RFC 7617); none without a username."""
+    secret = _read_secret(password)
+    if not username:
+        return {}
+    if ":" in username:
+        raise SinkParked("a username cannot have a colon", hint="change username")
+    login = base64.b64encode(f"{username}:{secret}".encode()).decode()
+    return {"Authorization": f"Basic {login}"}
+
+
+def cuts(pieces: list[bytes], bytes_max: int, *, between: int = 0) -> list[int]:
+    """Where to cut pieces into bodies of at most `bytes_max`, one piece at least.
+
+    `between` are the bytes that stand between two pieces.
+    """
+    found, size = [], 0
+    for i, piece in enumerate(pieces):
+        if size and size + len(piece) > bytes_max:
+            found.append(i)
+            size = 0
+        size += len(piece) + between
+    return [*found, len(pieces)] if pieces else []
+
+
+def _read_secret(secret: Secret | None) -> str:
+    """A secret, read anew so that it can be rotated; "" for none. Raises SinkParked."""
+    try:
+        return secret.read() if secret else ""
+    except SluicegateError as missing:
+        raise SinkParked(missing.message, hint=missing.hint) from missing
+
+
+async def _read(content: aiohttp.StreamReader) -> bytes:
+    """An answer's body, or the beginning of it."""
+    said = bytearray()
+    while len(said) < ANSWER_BYTES_MAX:
+        chunk = await content.read(ANSWER_BYTES_MAX - len(said))
+        if not chunk:
+            break
+        said += chunk
+    return bytes(said)
+
+
+def _retry_after_s(headers: Mapping[str, str]) -> float | None:
+    """Retry-After (RFC 9110, 10.2.3) in seconds: a number of them, or a date."""
+    value = headers.get("Retry-After", "").strip()
+    if value.isascii() and value.isdecimal():
+        return float(value[:9])
+    try:
+        until = parsedate_to_datetime(value).timestamp()
+    except (ValueError, TypeError, OverflowError):
+        return None
+    return max(0.0, until - time.time())
+
+
+def _gzip(body: bytes) -> bytes:
+    return zlib.compress(body, GZIP_LEVEL, wbits=_GZIP_WBITS)

@@ -1,0 +1,263 @@
+"""Line protocol to anything that takes it: over HTTP(S), TCP (with TLS if wanted) or UDP.
+
+Over HTTP a status says that a batch is stored. TCP and UDP say nothing of the kind:
+
+    TCP   a batch counts as stored once the other machine has confirmed every byte of it (the
+          kernel's send queue is empty). What a receiver had confirmed but not yet read when it
+          died, it tells by a reset; then the last `resend_bytes` are sent again, since points
+          overwrite themselves. Lost is what it had read and not stored, or more than that.
+    UDP   a batch counts as stored once it is sent. Only a port on which nobody listens is noticed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import struct
+import termios
+import time
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from urllib.parse import urlsplit
+
+from gateway.errors import SinkUnavailable
+from gateway.frame import Frame
+from gateway.sinks import Receipt, Sink, SinkStats, http
+from gateway.sinks.config import LineProtocolSettings
+from gateway.sinks.influxdb import Api, InfluxSink
+from gateway.sinks.lineprotocol import LineEncoder
+from gateway.tag import TagTable
+
+__all__ = ["DatagramSink", "StreamSink", "build"]
+
+# How often the send queue is looked at while a batch is on its way.
+CONFIRM_PERIOD_S = 0.005
+# A receiver's socket holds some hundred kilobytes; more than that at once, and datagrams are lost.
+BURST_BYTES = 64 * 1024
+BURST_PAUSE_S = 0.002
+
+
+def build(settings: LineProtocolSettings, table: TagTable) -> Sink:
+    """The sink for one [[sink]]."""
+    match urlsplit(settings.url).scheme:
+        case "udp":
+            return DatagramSink(settings, table)
+        case "tcp" | "tls":
+            return StreamSink(settings, table)
+    api = Api(
+        url=settings.url,
+        query={},
+        authorize=partial(_authorize, settings),
+        stored=settings.accept,
+    )
+    return InfluxSink(settings, api, table)
+
+
+def _authorize(settings: LineProtocolSettings) -> dict[str, str]:
+    return {
+        **http.basic(settings.username, settings.password),
+        **http.token_header("Bearer", settings.token),
+    }
+
+
+class StreamSink:
+    """Writes lines to a TCP connection that it keeps open."""
+
+    def __init__(self, settings: LineProtocolSettings, table: TagTable) -> None:
+        self.name = settings.name
+        self.stats = SinkStats()
+        self._settings = settings
+        self._encoder = LineEncoder(table)
+        self._reader: asyncio.StreamReader | None = None
+        self._writer: asyncio.StreamWriter | None = None
+        self._recent: deque[bytes] = deque()  # what was sent last, oldest first
+        self._recent_bytes = 0
+        self._is_doubtful = False  # the last connection was lost with `recent` on it
+
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[None]:
+        """The receiver need not be there."""
+        try:
+            yield
+        finally:
+            writer, self._writer = self._writer, None
+            if writer is not None:
+                writer.close()
+
+    async def write(self, frame: Frame) -> Receipt:
+        """Send the points of a frame; see `Sink.write`."""
+        encoded = self._encoder.encode(frame)
+        body = b"".join(encoded.points)
+        if body:
+            began_s = time.monotonic()
+            try:
+                async with asyncio.timeout(self._settings.timeout):
+                    await self._send(body)
+            except TimeoutError as late:
+                self._lose()
+                waited = f"not taken within {self._settings.timeout:g} s"
+                raise SinkUnavailable(f"{self._settings.url}: {waited}", is_slow=True) from late
+            except OSError as failed:
+                self._lose()
+                raise SinkUnavailable(
+                    f"{self._settings.url}: {failed.strerror or failed}"
+                ) from failed
+            self.stats.bytes_total += len(body)
+            self.stats.latency_ms_last = (time.monotonic() - began_s) * 1000
+        return Receipt(accepted=range(len(frame)), rejected=encoded.refused)
+
+    async def _send(self, body: bytes) -> None:
+        writer = await self._opened()
+        if self._is_doubtful:
+            for sent in self._recent:
+                writer.write(sent)
+        writer.write(body)
+        await writer.drain()
+        await self._confirmed(writer)
+        self._is_doubtful = False
+        self._keep(body)
+
+    async def _opened(self) -> asyncio.StreamWriter:
+        if self._writer is not None and not self._is_over():
+            return self._writer
+        if self._writer is not None:
+            self._lose()
+        url = urlsplit(self._settings.url)
+        tls = None
+        if url.scheme == "tls":
+            tls = http.trusted_by(self._settings.tls_ca) or True
+        self._reader, self._writer = await asyncio.open_connection(url.hostname, url.port, ssl=tls)
+        return self._writer
+
+    def _is_over(self) -> bool:
+        """Whether the receiver has closed the connection, or it broke."""
+        assert self._reader is not None
+        assert self._writer is not None
+        is_broken = self._reader.exception() is not None or self._writer.is_closing()
+        return is_broken or self._reader.at_eof()
+
+    async def _confirmed(self, writer: asyncio.StreamWriter) -> None:
+        """Return once the other machine has confirmed every byte. Raises OSError."""
+        transport = writer.transport
+        socket = transport.get_extra_info("socket")
+        while True:
+            if self._is_over():
+                raise ConnectionResetError("the receiver closed the connection")
+            if not transport.get_write_buffer_size() and not _bytes_unconfirmed(socket.fileno()):
+                return
+            await asyncio.sleep(CONFIRM_PERIOD_S)
+
+    def _keep(self, body: bytes) -> None:
+        self._recent.append(body)
+        self._recent_bytes += len(body)
+        while self._recent and self._recent_bytes > self._settings.resend_bytes:
+            oldest = self._recent.popleft()
+            self._recent_bytes -= len(oldest)
+            rest = oldest[len(oldest) - (self._settings.resend_bytes - self._recent_bytes) :]
+            rest = rest.partition(b"\n")[2]  # whole lines only
+            if rest and self._recent_bytes + len(rest) <= self._settings.resend_bytes:
+                self._recent.appendleft(rest)
+                self._recent_bytes += len(rest)
+                break
+
+    def _lose(self) -> None:
+        """The connection is of no use any more."""
+        if self._writer is not None:
+            self._writer.transport.abort()
+            self._is_doubtful = True
+        self._writer = self._reader = None
+
+
+def _bytes_unconfirmed(descriptor: int) -> int:
+    """Bytes in a TCP socket's send queue that the peer has not acknowledged (tcp(7), SIOCOUTQ)."""
+    answer = fcntl.ioctl(descriptor, termios.TIOCOUTQ, b"\0\0\0\0")
+    return int(struct.unpack("i", answer)[0])
+
+
+class _Errors(asyncio.DatagramProtocol):
+    """Remembers that the other machine said nobody is there."""
+
+    def __init__(self) -> None:
+        self.error: Exception | None = None
+
+    def error_received(self, error: Exception) -> None:
+        self.error = error
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.error = error or ConnectionError("the socket is closed")
+
+
+class DatagramSink:
+    """Sends lines as datagrams of whole lines."""
+
+    def __init__(self, settings: LineProtocolSettings, table: TagTable) -> None:
+        self.name = settings.name
+        self.stats = SinkStats()
+        self._settings = settings
+        self._encoder = LineEncoder(table)
+        self._transport: asyncio.DatagramTransport | None = None
+        self._errors = _Errors()
+
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[None]:
+        """Nobody need be listening."""
+        try:
+            yield
+        finally:
+            self._close()
+
+    async def write(self, frame: Frame) -> Receipt:
+        """Send the points of a frame; see `Sink.write`."""
+        encoded = self._encoder.encode(frame)
+        rejected = dict(encoded.refused)
+        bytes_max = self._settings.datagram_bytes_max
+        points = []
+        for i, point in enumerate(encoded.points):
+            if len(point) <= bytes_max:
+                points.append(point)
+            else:
+                why = f"the line has {len(point)} bytes, a datagram {bytes_max}"
+                rejected |= dict.fromkeys(encoded.rows_of(i), why)
+        try:
+            await self._send(points)
+        except OSError as failed:
+            self._close()
+            raise SinkUnavailable(f"{self._settings.url}: {failed.strerror or failed}") from failed
+        return Receipt(accepted=range(len(frame)), rejected=rejected)
+
+    async def _send(self, points: list[bytes]) -> None:
+        start = burst = 0
+        for stop in http.cuts(points, self._settings.datagram_bytes_max):
+            datagram = b"".join(points[start:stop])
+            (await self._opened()).sendto(datagram)
+            self.stats.bytes_total += len(datagram)
+            start, burst = stop, burst + len(datagram)
+            if burst >= BURST_BYTES:
+                burst = 0
+                await asyncio.sleep(BURST_PAUSE_S)
+                self._check()
+        await asyncio.sleep(BURST_PAUSE_S)  # a refusal comes back at once, or not at all
+        self._check()
+
+    async def _opened(self) -> asyncio.DatagramTransport:
+        if self._transport is None:
+            url = urlsplit(self._settings.url)
+            self._errors = _Errors()
+            assert url.hostname is not None
+            assert url.port is not None
+            self._transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(
+                lambda: self._errors, remote_addr=(url.hostname, url.port)
+            )
+        return self._transport
+
+    def _check(self) -> None:
+        error, self._errors.error = self._errors.error, None
+        if error is not None:
+            raise OSError(str(error)) from error
+
+    def _close(self) -> None:
+        if self._transport is not None:
+            self._transport.close()
+            self._transport = None

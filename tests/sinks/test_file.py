@@ -1,0 +1,148 @@
+"""Files: synced before they count, bounded, whole lines after any crash."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from gateway.errors import SinkParked, SinkUnavailable
+from gateway.sinks.config import FileSinkSettings
+from gateway.sinks.file import FileSink, build
+from gateway.tag import TagTable
+from tests.samples import make_frame, make_tag
+
+
+def sink_in(folder: Path, **more: object) -> FileSink:
+    table = TagTable()
+    table.add(make_tag("pump.flow", eng_unit="m3/h"))
+    table.add(make_tag("pump.time"))  # a name that line protocol does not carry
+    facts = {"type": "file", "name": "stick", "directory": str(folder / "out"), "format": "csv"}
+    return build(FileSinkSettings.model_construct(**facts_of(facts | more)), table)
+
+
+def facts_of(facts: dict[str, object]) -> dict[str, object]:
+    """Small bounds are for tests only, so the settings are made without their validation."""
+    return {"file_bytes_max": 2**20, "bytes_max": 2**24} | facts
+
+
+async def put(sink: FileSink, *values: float, tag: int = 0) -> dict[int, str]:
+    rows = [(1_767_225_600.0 + i, tag, value) for i, value in enumerate(values)]
+    return dict((await sink.write(make_frame(rows))).rejected)
+
+
+async def test_what_is_written_is_on_disk_before_it_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[int] = []
+    real = os.fdatasync
+
+    def fdatasync(descriptor: int) -> None:
+        synced.append(os.fstat(descriptor).st_size)
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fdatasync", fdatasync)
+    sink = sink_in(tmp_path)
+    async with sink.session():
+        await put(sink, 1.5)
+        text = (tmp_path / "out" / "stick-000001.csv").read_text()
+    assert text == (
+        "time,tag,value,unit,quality\n2026-01-01T00:00:00.000000000Z,pump.flow,1.5,m3/h,good\n"
+    )
+    assert synced[-1] == len(text) + 2  # text mode reads a line break of two bytes as one
+    assert sink.stats.bytes_total > 0
+
+
+async def test_a_torn_line_is_cut_off_at_the_next_start(tmp_path: Path) -> None:
+    async with (sink := sink_in(tmp_path, format="jsonl")).session():
+        await put(sink, 1.0, 2.0)
+    path = tmp_path / "out" / "stick-000001.jsonl"
+    path.write_bytes(path.read_bytes() + b'{"time":"2026-01-01T0')
+    async with (sink := sink_in(tmp_path, format="jsonl")).session():
+        await put(sink, 3.0)
+    assert [json.loads(line)["value"] for line in path.read_text().splitlines()] == [1, 2, 3]
+
+
+async def test_files_are_finished_and_the_oldest_deleted(tmp_path: Path) -> None:
+    sink = sink_in(tmp_path, file_bytes_max=200, bytes_max=1000)
+    async with sink.session():
+        for i in range(40):
+            await put(sink, float(i))
+    files = sorted((tmp_path / "out").iterdir())
+    assert len(files) > 2
+    assert sum(path.stat().st_size for path in files) <= 1000
+    assert all(path.stat().st_size <= 200 for path in files)
+    assert all(path.read_bytes().startswith(b"time,tag,") for path in files)
+    last = files[-1].read_text().splitlines()[-1]
+    assert ",39.0," in last
+    async with (sink := sink_in(tmp_path, file_bytes_max=200, bytes_max=1000)).session():
+        await put(sink, 40.0)
+    assert sorted((tmp_path / "out").iterdir())[-1] >= files[-1]
+
+
+async def test_what_line_protocol_cannot_carry_is_refused_alone(tmp_path: Path) -> None:
+    sink = sink_in(tmp_path, format="lineprotocol")
+    async with sink.session():
+        assert await put(sink, 1.0) == {}
+        assert "InfluxDB's own" in (await put(sink, 1.0, tag=1))[0]
+    text = (tmp_path / "out" / "stick-000001.lp").read_text()
+    assert text == "pump,asset=pump flow=1.0,quality=0i 1767225600000000000\n"
+
+
+async def test_a_full_disk_leaves_whole_lines_and_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sink = sink_in(tmp_path, format="jsonl")
+    real = os.write
+    is_full = False
+
+    def write(descriptor: int, data: memoryview) -> int:
+        if is_full and len(data) < 100:
+            raise OSError(28, "No space left on device")
+        return real(descriptor, data[:60] if is_full else data)
+
+    monkeypatch.setattr(os, "write", write)
+    async with sink.session():
+        await put(sink, 1.0)
+        is_full = True
+        with pytest.raises(SinkUnavailable, match="No space left"):
+            await put(sink, 2.0)
+        path = tmp_path / "out" / "stick-000001.jsonl"
+        assert len(path.read_text().splitlines()) == 1
+        is_full = False
+        await put(sink, 2.0)
+    assert [json.loads(line)["value"] for line in path.read_text().splitlines()] == [1, 2]
+
+
+async def test_a_stick_that_is_not_there_is_waited_for(tmp_path: Path) -> None:
+    sink = sink_in(tmp_path / "stick")
+    async with sink.session():
+        with pytest.raises(SinkUnavailable, match="No such file"):
+            await put(sink, 1.0)
+        (tmp_path / "stick").mkdir()
+        await put(sink, 1.0)
+
+
+async def test_a_folder_that_is_deleted_underneath_is_made_anew(tmp_path: Path) -> None:
+    sink = sink_in(tmp_path)
+    async with sink.session():
+        await put(sink, 1.0)
+        (tmp_path / "out" / "stick-000001.csv").unlink()
+        (tmp_path / "out").rmdir()
+        await put(sink, 2.0)
+    assert ",2.0," in (tmp_path / "out" / "stick-000001.csv").read_text()
+
+
+async def test_a_folder_that_may_not_be_written_parks_with_a_hint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    sink = sink_in(tmp_path)
+    async with sink.session():
+        with pytest.raises(SinkParked, match="ReadWritePaths"):
+            await put(sink, 1.0)

@@ -64,14 +64,21 @@ class _Server:
 
 
 class Victoria(_Server):
-    """VictoriaMetrics, single node; takes InfluxDB's /write and /api/v2/write."""
+    """VictoriaMetrics, single node; takes InfluxDB's /write and /api/v2/write, and lines by TCP and
+    UDP on `lines_port`.
+    """
 
     ready_path = "/health"
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.lines_port = free_port()
 
     def command(self) -> list[str]:
         return [
             program("victoria-metrics"),
             f"-httpListenAddr=127.0.0.1:{self.port}",
+            f"-influxListenAddr=127.0.0.1:{self.lines_port}",
             f"-storageDataPath={self.folder / 'data'}",
             "-retentionPeriod=100y",
             "-search.disableCache",

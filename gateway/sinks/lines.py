@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import ssl
 import struct
 import termios
 import time
@@ -22,7 +23,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 from urllib.parse import urlsplit
 
-from gateway.errors import SinkUnavailable
+from gateway.errors import SinkParked, SinkUnavailable
 from gateway.frame import Frame
 from gateway.sinks import Receipt, Sink, SinkStats, http
 from gateway.sinks.config import LineProtocolSettings
@@ -99,6 +100,10 @@ class StreamSink:
                 self._lose()
                 waited = f"not taken within {self._settings.timeout:g} s"
                 raise SinkUnavailable(f"{self._settings.url}: {waited}", is_slow=True) from late
+            except ssl.SSLCertVerificationError as untrusted:
+                reason = f"{self._settings.url}: {untrusted.verify_message}"
+                hint = "nothing was sent; check the server's certificate, tls_ca and this clock"
+                raise SinkParked(reason, hint=hint) from untrusted
             except OSError as failed:
                 self._lose()
                 raise SinkUnavailable(

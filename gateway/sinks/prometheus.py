@@ -120,6 +120,8 @@ def encode_series(
     `heads` are the encoded labels by tag id. Of several samples of one tag and millisecond the
     last counts. Times must be from 1971 to 2109.
     """
+    if not len(tag_ids):
+        return []
     order = np.lexsort((t_ms, tag_ids))  # stable: of equals the last row stays last
     tag_ids, t_ms, values = tag_ids[order], t_ms[order], values[order]
     last = np.ones(len(order), np.bool_)

@@ -70,7 +70,9 @@ class RowEncoder:
         kinds = self._kinds[frame.tag_ids]
         texts = number_texts(frame.values)
         whole = np.flatnonzero(
-            (kinds == _INTEGER) & (np.abs(frame.values) <= 2**53) & (frame.values == np.trunc(frame.values))
+            (kinds == _INTEGER)
+            & (np.abs(frame.values) <= 2**53)
+            & (frame.values == np.trunc(frame.values))
         )
         integers = number_texts(frame.values[whole].astype(np.int64))
         for row, text in zip(whole.tolist(), integers, strict=True):

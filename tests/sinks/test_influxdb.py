@@ -21,7 +21,7 @@ from gateway.errors import (
     SinkTooLarge,
     SinkUnavailable,
 )
-from gateway.sinks.config import Influx1Settings, Influx2Settings
+from gateway.sinks.config import Influx1Settings, Influx2Settings, Influx3Settings
 from gateway.sinks.influxdb import InfluxSink, build, verdict
 from gateway.tag import DataType, TagTable
 from tests.rig import free_port
@@ -294,3 +294,39 @@ async def test_victoriametrics_reads_back_what_was_written(tmp_path: Path, table
         (series,) = server.export('{__name__="pump_flow"}')
         assert series["values"] == [1.5, 2.5]
         assert series["timestamps"] == [1_700_000_000_000, 1_700_000_001_000]
+
+
+async def test_influxdb_3_is_asked_to_keep_what_is_good_and_its_words_are_read(
+    fake: FakeInflux, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOKEN", "apiv3_x")
+    refused = "pump,asset=pump flow=1.0"
+    words = {
+        "error": "partial write of line protocol occurred",
+        "data": [{"original_line": refused, "line_number": 2, "error_message": "invalid column"}],
+    }
+
+    def answer(lines: list[str]) -> web.Response:
+        if any(line.startswith(refused) for line in lines):
+            return web.json_response(words, status=400)
+        return web.Response(status=204)
+
+    fake.answer = answer
+    table = TagTable()
+    table.add(make_tag("pump.flow"))
+    facts = {"type": "influxdb3", "name": "db", "url": fake.url, "database": "plant"}
+    settings = Influx3Settings.model_validate(facts | {"token": "env:TOKEN"})
+    sink = build(settings, table)
+    async with sink.session():
+        frame = make_frame([(1_700_000_000.0 + i, 0, float(i)) for i in range(3)])
+        receipt = await sink.write(frame)
+    assert dict(receipt.rejected) == {1: "invalid column"}
+    assert len(fake.stored) == 2
+    request = fake.requests[0]
+    assert request.rel_url.path == "/api/v3/write_lp"
+    assert dict(request.rel_url.query) == {
+        "db": "plant",
+        "precision": "nanosecond",
+        "accept_partial": "true",
+    }
+    assert request.headers["Authorization"] == "Bearer apiv3_x"

@@ -31,11 +31,10 @@ def a_plant() -> TagTable:
 
 
 def every_kind() -> Frame:
-    base = make_frame(
-        [(1.0, 0, 12.5), (1.0, 1, 7.0), (1.0, 1, math.nan), (1.0, 2, 1.0), (1.0, 2, 0.0)]
-        + [(1.0, 3, math.nan), (1.0, 0, math.nan), (1.0, 0, math.inf)],
-        quality=[0, 0, 0, 0, 0, 0, int(Quality.BAD), 0],
-    )
+    cells = [(0, 12.5), (1, 7.0), (1, math.nan), (2, 1.0), (2, 0.0), (3, math.nan)]
+    cells += [(0, math.nan), (0, math.inf)]
+    quality = [0, 0, 0, 0, 0, 0, int(Quality.BAD), 0]
+    base = make_frame([(1.0, tag, value) for tag, value in cells], quality)
     exact: dict[int, int | str] = {2: 2**64 - 1, 5: 'P "1",\n'}
     times = np.full(len(base), T_NS)
     return Frame(times, base.tag_ids, base.values, base.quality, exact)

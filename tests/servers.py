@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from tests.rig import Process, free_port, wait_until
 
-__all__ = ["Influx1", "Mosquitto", "Victoria", "running"]
+__all__ = ["Influx1", "Mosquitto", "Nats", "Victoria", "running"]
 
 
 def program(name: str) -> str:
@@ -146,6 +146,31 @@ class Mosquitto(_Server):
     def is_ready(self) -> bool:
         with socket.create_connection(("127.0.0.1", self.port), 1):
             return True
+
+
+class Nats(_Server):
+    """The NATS server with JetStream, its streams on disk."""
+
+    def __init__(self, folder: Path, *, lines: str = "") -> None:
+        super().__init__(folder)
+        self._lines = lines
+
+    @property
+    def url(self) -> str:
+        return f"nats://127.0.0.1:{self.port}"
+
+    def command(self) -> list[str]:
+        config = self.folder / "nats.conf"
+        config.write_text(
+            f'host: "127.0.0.1"\nport: {self.port}\n'
+            f'jetstream {{ store_dir: "{self.folder}/js" }}\n'
+            f"{self._lines}"
+        )
+        return [program("nats-server"), "-c", str(config)]
+
+    def is_ready(self) -> bool:
+        with socket.create_connection(("127.0.0.1", self.port), 1) as link:
+            return link.recv(4) == b"INFO"
 
 
 ServerT = TypeVar("ServerT", bound=_Server)

@@ -204,6 +204,12 @@ _WHOLE_LEVELS = ("+", "#", "{asset}", "{field}")
 
 def _check_sink(found: Findings, path: KeyPath, sink: Any, base: Path) -> None:
     _check_once(found, (*path, "lanes"), sink.lanes)
+    if sink.type == "kafka":
+        _check_login(found, path, sink.username, sink.password, "password")
+        _check_tls_ca(found, path, sink, base, used=sink.tls)
+        if sink.password is not None and not sink.tls:
+            what = "the password crosses the network unencrypted"
+            found.warn((*path, "password"), what, "Write tls = true.")
     written = getattr(sink, "url", None)
     if written is None:
         return

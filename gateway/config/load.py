@@ -121,7 +121,7 @@ def _with_absolute_paths(settings: Sluicegate, base: Path) -> Sluicegate:
     def absolute(entry: Any) -> Any:
         paths = {
             key: type(value)(base / value)
-            for key in ("register_map", "bundle", "tls_ca", "data_dir", "directory")
+            for key in ("register_map", "bundle", "tls_ca", "data_dir", "directory", "credentials")
             if (value := getattr(entry, key, None))
         }
         return entry.model_copy(update=paths)

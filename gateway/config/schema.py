@@ -17,7 +17,9 @@ from gateway.sinks.config import (
     Influx1Settings,
     Influx2Settings,
     Influx3Settings,
+    KafkaSettings,
     LineProtocolSettings,
+    NatsSettings,
     PrometheusSettings,
 )
 from gateway.sources.modbus.config import ModbusSettings
@@ -35,7 +37,9 @@ AnySink = Annotated[
     | LineProtocolSettings
     | PrometheusSettings
     | HttpJsonSettings
-    | FileSinkSettings,
+    | FileSinkSettings
+    | NatsSettings
+    | KafkaSettings,
     Field(discriminator="type"),
 ]
 

@@ -74,6 +74,8 @@ _BUILDERS = {
     "prometheus": "gateway.sinks.prometheus",
     "http_json": "gateway.sinks.http_json",
     "file": "gateway.sinks.file",
+    "nats": "gateway.sinks.nats",
+    "kafka": "gateway.sinks.kafka",
 }
 
 

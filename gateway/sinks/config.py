@@ -16,7 +16,9 @@ __all__ = [
     "Influx1Settings",
     "Influx2Settings",
     "Influx3Settings",
+    "KafkaSettings",
     "LineProtocolSettings",
+    "NatsSettings",
     "PrometheusSettings",
     "SinkSettings",
 ]
@@ -154,6 +156,69 @@ class FileSinkSettings(SinkSettings):
     @property
     def target(self) -> str:
         return f"{self.directory} as {self.format}"
+
+
+class NatsSettings(SinkSettings):
+    """NATS JetStream."""
+
+    type: Literal["nats"]
+    url: str = Field(
+        pattern=r"^(nats|tls)://[^\s/?#@]+$",
+        description="the server: nats://host:port, or tls:// with encryption",
+        examples=["nats://127.0.0.1:4222"],
+    )
+    subject: str = Field(
+        default="sluicegate.{asset}",
+        pattern=r"^[^\s.*>]+(\.[^\s.*>]+)*$",
+        description="where to publish; {asset} is the asset's name",
+    )
+    format: Literal["jsonl", "lineprotocol"] = Field(
+        default="jsonl", description="what a message holds"
+    )
+    bytes_max: Bytes = Field(
+        default=512 * 1024, ge=1024, description="size of a message; the server's bound holds too"
+    )
+    username: str = Field(default="", description="empty = log in without one")
+    password: SecretReference | None = Field(default=None, description="goes with `username`")
+    token: SecretReference | None = Field(default=None, description="instead of a username")
+    credentials: str = Field(default="", description="file of a user's JWT and seed")
+    tls_ca: str = Field(default="", description="file of the CA to trust; empty = the system's")
+
+    @property
+    def target(self) -> str:
+        return f"{self.url} subject {self.subject}"
+
+
+class KafkaSettings(SinkSettings):
+    """Apache Kafka, and what speaks its protocol (Redpanda)."""
+
+    type: Literal["kafka"]
+    brokers: str = Field(
+        min_length=1, description="some of the cluster", examples=["10.0.0.1:9092,10.0.0.2:9092"]
+    )
+    topic: str = Field(
+        pattern=r"^[A-Za-z0-9._-]{1,249}$", description="where to write", examples=["plant"]
+    )
+    format: Literal["jsonl", "lineprotocol"] = Field(
+        default="jsonl", description="what a message holds"
+    )
+    bytes_max: Bytes = Field(
+        default=512 * 1024, ge=1024, le=10**9, description="size of a message, uncompressed"
+    )
+    tls: bool = Field(default=False, description="encrypt the connection")
+    tls_ca: str = Field(default="", description="file of the CA to trust; empty = the system's")
+    sasl: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
+        default="SCRAM-SHA-512", description="how to log in, where there is a username"
+    )
+    username: str = Field(default="", description="empty = log in without one")
+    password: SecretReference | None = Field(default=None, description="goes with `username`")
+    librdkafka: dict[str, str | int | bool] = Field(
+        default={}, description="settings of the client library, for what has no key here"
+    )
+
+    @property
+    def target(self) -> str:
+        return f"{self.brokers} topic {self.topic}"
 
 
 class Influx3Settings(HttpSinkSettings):

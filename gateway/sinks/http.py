@@ -34,7 +34,16 @@ from gateway.sinks.refusal import words_of
 if TYPE_CHECKING:
     import aiohttp
 
-__all__ = ["Answer", "HttpClient", "basic", "cuts", "token_header", "trusted_by", "verdict"]
+__all__ = [
+    "Answer",
+    "HttpClient",
+    "basic",
+    "cuts",
+    "read_secret",
+    "token_header",
+    "trusted_by",
+    "verdict",
+]
 
 # As much of an answer is read: a server that names refused lines quotes them.
 ANSWER_BYTES_MAX = 256 * 1024
@@ -188,7 +197,7 @@ def trusted_by(tls_ca: str) -> ssl.SSLContext | None:
 
 def token_header(scheme: str, token: Secret | None) -> dict[str, str]:
     """The header of an API token; none without one."""
-    secret = _read_secret(token)
+    secret = read_secret(token)
     if not secret.isprintable():
         raise SinkParked("the token has a line break in it", hint="write it anew")
     return {"Authorization": f"{scheme} {secret}"} if secret else {}
@@ -196,7 +205,7 @@ def token_header(scheme: str, token: Secret | None) -> dict[str, str]:
 
 def basic(username: str, password: Secret | None) -> dict[str, str]:
     """The header of a login (RFC 7617); none without a username."""
-    secret = _read_secret(password)
+    secret = read_secret(password)
     if not username:
         return {}
     if ":" in username:
@@ -219,7 +228,7 @@ def cuts(pieces: list[bytes], bytes_max: int, *, between: int = 0) -> list[int]:
     return [*found, len(pieces)] if pieces else []
 
 
-def _read_secret(secret: Secret | None) -> str:
+def read_secret(secret: Secret | None) -> str:
     """A secret, read anew so that it can be rotated; "" for none. Raises SinkParked."""
     try:
         return secret.read() if secret else ""

@@ -1,0 +1,93 @@
+"""Messages: a frame cut into payloads of one asset each, for brokers that keep messages.
+
+Of each asset the order of samples is kept. A payload holds JSON lines or points, whole ones; what
+alone is larger than a message may be is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from gateway.frame import Frame, IdArray
+from gateway.sinks import http
+from gateway.sinks.lineprotocol import LineEncoder, RowArray
+from gateway.sinks.rows import json_rows
+from gateway.tag import TagTable
+
+__all__ = ["Message", "MessageEncoder"]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """Some samples of one asset."""
+
+    asset: str
+    payload: bytes
+    rows: Sequence[int]  # of the frame
+
+
+class MessageEncoder:
+    """Encodes frames of one tag table."""
+
+    def __init__(self, table: TagTable, form: Literal["jsonl", "lineprotocol"]) -> None:
+        self._table = table
+        self._form = form
+        self._lines = LineEncoder(table)
+        self._rows = json_rows(table)
+        self._assets: list[str] = []
+        self._numbers: dict[str, int] = {}
+        self._asset_of: IdArray = np.empty(0, np.int32)  # by tag id, a place in `assets`
+
+    def encode(self, frame: Frame, bytes_max: int) -> tuple[list[Message], dict[int, str]]:
+        """The messages of a frame, and the rows that no message can carry, each with the reason."""
+        self._prepare()
+        refused: dict[int, str] = {}
+        if self._form == "lineprotocol":
+            encoded = self._lines.encode(frame)
+            refused |= encoded.refused
+            pieces = encoded.points
+            starts = np.append(0, encoded.ends[:-1])[: len(pieces)]
+            rows_of = [encoded.rows[a:b] for a, b in zip(starts, encoded.ends, strict=True)]
+            first_rows = encoded.rows[starts] if pieces else np.empty(0, np.intp)
+        else:
+            pieces = [row + b"\n" for row in self._rows.encode(frame)]
+            first_rows = np.arange(len(frame))
+            rows_of = list(first_rows.reshape(-1, 1))
+        fits = np.array([len(piece) <= bytes_max for piece in pieces], np.bool_)
+        for i in np.flatnonzero(~fits).tolist():
+            why = f"{len(pieces[i])} bytes, and a message may have {bytes_max}"
+            refused |= dict.fromkeys(rows_of[i].tolist(), why)
+        assets = self._asset_of[frame.tag_ids[first_rows]]
+        messages: list[Message] = []
+        for asset in np.unique(assets[fits]).tolist():
+            chosen = np.flatnonzero((assets == asset) & fits).tolist()
+            messages += self._cut(
+                asset, [pieces[i] for i in chosen], [rows_of[i] for i in chosen], bytes_max
+            )
+        return messages, refused
+
+    def _cut(
+        self, asset: int, pieces: list[bytes], rows_of: list[RowArray], bytes_max: int
+    ) -> list[Message]:
+        messages, start = [], 0
+        for stop in http.cuts(pieces, bytes_max):
+            rows = np.concatenate(rows_of[start:stop]).tolist()
+            messages.append(Message(self._assets[asset], b"".join(pieces[start:stop]), rows))
+            start = stop
+        return messages
+
+    def _prepare(self) -> None:
+        known = len(self._asset_of)
+        new = []
+        for tag_id in range(known, len(self._table)):
+            asset = self._table[tag_id].asset
+            number = self._numbers.setdefault(asset, len(self._assets))
+            if number == len(self._assets):
+                self._assets.append(asset)
+            new.append(number)
+        if new:
+            self._asset_of = np.append(self._asset_of, np.array(new, np.int32))

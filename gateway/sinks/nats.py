@@ -1,0 +1,213 @@
+"""NATS JetStream: samples as messages in a stream, a subject an asset.
+
+A message is stored once its PubAck is here. Each has a `Nats-Msg-Id` made of its content, so what
+is sent again, because an acknowledgement was lost, is stored once within the stream's duplicate
+window. After a restart of the gateway batches may be cut elsewhere, and up to a minute of samples
+can come a second time: (tag, time) tells.
+
+A connection that is lost is given up and made anew by the next batch; nats-py's own reconnecting
+would keep what is written meanwhile in memory, and the spool is the better place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import logging
+import re
+import ssl
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from gateway.errors import SinkError, SinkParked, SinkUnavailable
+from gateway.frame import Frame
+from gateway.sinks import Receipt, SinkStats, http
+from gateway.sinks.config import NatsSettings
+from gateway.sinks.messages import Message, MessageEncoder
+from gateway.tag import TagTable
+
+if TYPE_CHECKING:
+    from nats.aio.client import Client
+
+__all__ = ["NatsSink", "build", "subject_token"]
+
+log = logging.getLogger(__name__)
+
+IN_FLIGHT_MAX = 64
+# The server counts headers as payload; ours take less.
+HEADER_BYTES = 512
+# JetStream's own codes (nats-server, server/errors.json).
+_TOO_LARGE = 10054
+_NOT_IN_TOKEN = re.compile(r"[\s.*>\x00-\x1f\x7f]")
+_LOGIN_WORDS = ("authorization", "authentication", "credentials", "permissions")
+
+
+def build(settings: NatsSettings, table: TagTable) -> NatsSink:
+    """The sink for one [[sink]]."""
+    return NatsSink(settings, table)
+
+
+def subject_token(asset: str) -> str:
+    """An asset's name as one token of a subject."""
+    return _NOT_IN_TOKEN.sub("_", asset) or "_"
+
+
+class NatsSink:
+    """Publishes frames to JetStream."""
+
+    def __init__(self, settings: NatsSettings, table: TagTable) -> None:
+        self.name = settings.name
+        self.stats = SinkStats()
+        self._settings = settings
+        self._encoder = MessageEncoder(table, settings.format)
+        self._client: Client | None = None
+        self._lost = asyncio.Event()  # the connection of `client` is over
+
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[None]:
+        """The server need not be there."""
+        try:
+            yield
+        finally:
+            await self._close()
+
+    async def write(self, frame: Frame) -> Receipt:
+        """Publish a frame; see `Sink.write`."""
+        began_s = time.monotonic()
+        try:
+            async with asyncio.timeout(self._settings.timeout):
+                rejected = await self._publish(frame)
+        except TimeoutError as late:
+            await self._close()
+            waited = f"no answer within {self._settings.timeout:g} s"
+            raise SinkUnavailable(f"{self._settings.url}: {waited}", is_slow=True) from late
+        except SinkParked:
+            await self._close()  # with the next attempt a secret is read anew
+            raise
+        except SinkError:
+            raise
+        except Exception as failed:
+            await self._close()
+            raise self._told(failed) from failed
+        self.stats.latency_ms_last = (time.monotonic() - began_s) * 1000
+        return Receipt(accepted=range(len(frame)), rejected=rejected)
+
+    async def _publish(self, frame: Frame) -> dict[int, str]:
+        client = await self._connected()
+        bytes_max = min(self._settings.bytes_max, client.max_payload - HEADER_BYTES)
+        messages, refused = self._encoder.encode(frame, bytes_max)
+        room = asyncio.Semaphore(IN_FLIGHT_MAX)
+        ending = asyncio.ensure_future(self._lost.wait())
+        sending = asyncio.gather(*(self._send(client, message, room) for message in messages))
+        both: set[asyncio.Future[Any]] = {ending, sending}
+        try:
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            if not sending.done():
+                raise ConnectionResetError("the connection was lost")
+            for told in sending.result():
+                refused |= told
+        finally:
+            ending.cancel()
+            sending.cancel()
+            with contextlib.suppress(asyncio.CancelledError, Exception):
+                await sending
+        self.stats.bytes_total += sum(len(message.payload) for message in messages)
+        return refused
+
+    async def _send(
+        self, client: Client, message: Message, room: asyncio.Semaphore
+    ) -> dict[int, str]:
+        """Publish one; the rows that the stream will never take."""
+        from nats.js.errors import APIError  # noqa: PLC0415 - loaded by now
+
+        subject = self._settings.subject.replace("{asset}", subject_token(message.asset))
+        key = hashlib.blake2b(subject.encode() + b"\n" + message.payload, digest_size=16)
+        async with room:
+            try:
+                await client.jetstream().publish(
+                    subject,
+                    message.payload,
+                    timeout=self._settings.timeout,
+                    headers={"Nats-Msg-Id": key.hexdigest()},
+                )
+            except APIError as refusal:
+                if refusal.err_code != _TOO_LARGE:
+                    raise
+                return dict.fromkeys(message.rows, str(refusal.description))
+        return {}
+
+    async def _connected(self) -> Client:
+        if self._client is not None and not self._lost.is_set():
+            return self._client
+        await self._close()
+        try:
+            import nats  # noqa: PLC0415 - optional: only this sink needs it
+        except ImportError as missing:
+            hint = "pip install 'sluicegate[nats]'"
+            raise SinkParked("NATS needs nats-py, which is not installed", hint=hint) from missing
+        self._lost = lost = asyncio.Event()
+
+        async def over() -> None:
+            lost.set()
+
+        async def said(error: Exception) -> None:
+            log.debug("sink.nats sink=%s error=%s", self.name, error)
+
+        self._client = await nats.connect(
+            self._settings.url,
+            name=f"sluicegate {self.name}",
+            allow_reconnect=False,
+            connect_timeout=max(1, round(self._settings.timeout)),
+            disconnected_cb=over,
+            closed_cb=over,
+            error_cb=said,
+            **self._login(),
+        )
+        return self._client
+
+    def _login(self) -> dict[str, Any]:
+        """What the connection is made with, its secrets read anew."""
+        settings = self._settings
+        facts: dict[str, Any] = {}
+        if settings.username:
+            facts |= {"user": settings.username, "password": http.read_secret(settings.password)}
+        elif settings.token:
+            facts["token"] = http.read_secret(settings.token)
+        if settings.credentials:
+            facts["user_credentials"] = settings.credentials
+        if urlsplit(settings.url).scheme == "tls":
+            facts["tls"] = http.trusted_by(settings.tls_ca) or ssl.create_default_context()
+        return facts
+
+    def _told(self, failed: Exception) -> SinkError:
+        from nats.errors import NoRespondersError  # noqa: PLC0415 - loaded by now
+        from nats.js.errors import APIError, NoStreamResponseError  # noqa: PLC0415
+
+        url = self._settings.url
+        words = str(failed).removeprefix("nats: ") or type(failed).__name__
+        match failed:
+            case NoStreamResponseError() | NoRespondersError():
+                subject = self._settings.subject.replace("{asset}", "*")
+                hint = f"nats stream add --subjects '{subject}' makes one"
+                return SinkParked(f"{url}: no stream takes {subject}", hint=hint)
+            case APIError():
+                return SinkUnavailable(f"{url}: {failed.description or words}")
+            case ssl.SSLCertVerificationError():
+                hint = "nothing was sent; check the server's certificate, tls_ca and this clock"
+                return SinkParked(f"{url}: {failed.verify_message}", hint=hint)
+            case FileNotFoundError() | PermissionError():
+                return SinkParked(f"{url}: {failed}", hint="check credentials")
+        if any(word in words.lower() for word in _LOGIN_WORDS):
+            return SinkParked(f"{url}: {words}", hint="check the login, and what it may publish")
+        return SinkUnavailable(f"{url}: {words}")
+
+    async def _close(self) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            with contextlib.suppress(Exception):
+                async with asyncio.timeout(1.0):
+                    await client.close()

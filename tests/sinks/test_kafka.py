@@ -1,0 +1,130 @@
+"""Kafka, against librdkafka's own mock cluster: delivered means that a broker said so."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+
+import pytest
+from confluent_kafka import Consumer, Producer, TopicPartition
+
+from gateway.errors import SinkParked, SinkUnavailable
+from gateway.frame import Frame
+from gateway.sinks.config import KafkaSettings
+from gateway.sinks.kafka import KafkaSink, build
+from gateway.tag import TagTable
+from tests.rig import free_port
+from tests.samples import make_frame, make_tag
+
+
+@pytest.fixture
+def brokers() -> Iterator[str]:
+    """A cluster that lives in a client of its own."""
+    host = Producer({"test.mock.num.brokers": 1, "log_level": 0})
+    found = list(host.list_topics(timeout=10).brokers.values())
+    yield ",".join(f"{broker.host}:{broker.port}" for broker in found)
+    host.flush(0)
+
+
+def sink_to(brokers: str, **more: object) -> KafkaSink:
+    table = TagTable()
+    table.add(make_tag("pump.flow"))
+    table.add(make_tag("mixer.speed"))
+    facts = {"type": "kafka", "name": "works", "brokers": brokers, "topic": "plant"} | more
+    return build(KafkaSettings.model_validate(facts), table)
+
+
+def frame_of(first: int, count: int) -> Frame:
+    rows = [(1000.0 + i, i % 2, float(i)) for i in range(first, first + count)]
+    return make_frame(rows)
+
+
+def contents(brokers: str, wanted: int) -> dict[str, list[float]]:
+    """The values in the topic by key, in order, once there are as many."""
+    consumer = Consumer(
+        {"bootstrap.servers": brokers, "group.id": "test", "enable.auto.commit": False}
+    )
+    topic = consumer.list_topics("plant", timeout=10).topics["plant"]
+    consumer.assign([TopicPartition("plant", number, 0) for number in topic.partitions])
+    found: dict[str, list[float]] = {}
+    deadline_s = time.monotonic() + 10
+    while sum(map(len, found.values())) < wanted and time.monotonic() < deadline_s:
+        message = consumer.poll(0.5)
+        if message is None or message.error():
+            continue
+        values = [json.loads(line)["value"] for line in message.value().splitlines()]
+        found.setdefault(message.key().decode(), []).extend(values)
+    assert consumer.poll(0.3) is None, "more than was sent"
+    consumer.close()
+    return found
+
+
+@asynccontextmanager
+async def stopped_by_itself() -> AsyncIterator[None]:
+    """That the event loop is never held up while the client works."""
+    late_s = 0.0
+
+    async def tick() -> None:
+        nonlocal late_s
+        while True:
+            began_s = time.monotonic()
+            await asyncio.sleep(0.01)
+            late_s = max(late_s, time.monotonic() - began_s - 0.01)
+
+    ticking = asyncio.create_task(tick())
+    try:
+        yield
+    finally:
+        ticking.cancel()
+    assert late_s < 1.0
+
+
+async def test_samples_arrive_by_asset_and_in_order(brokers: str) -> None:
+    sink = sink_to(brokers, bytes_max=2048)
+    async with sink.session():
+        for first in range(0, 200, 50):
+            receipt = await sink.write(frame_of(first, 50))
+            assert not receipt.rejected
+    assert await asyncio.to_thread(contents, brokers, 200) == {
+        "pump": list(range(0, 200, 2)),
+        "mixer": list(range(1, 200, 2)),
+    }
+    assert sink.stats.bytes_total > 10_000
+
+
+async def test_no_broker_is_unavailable_within_the_deadline_and_keeps_nothing() -> None:
+    sink = sink_to(f"127.0.0.1:{free_port()}", timeout="1s")
+    async with stopped_by_itself(), sink.session():
+        with pytest.raises(SinkUnavailable, match="no answer within 1 s"):
+            await sink.write(frame_of(0, 1))
+        assert sink._producer is None
+
+
+async def test_a_setting_that_the_library_refuses_parks(brokers: str) -> None:
+    sink = sink_to(brokers, librdkafka={"compression.type": "none of these"})
+    async with sink.session():
+        with pytest.raises(SinkParked, match="librdkafka refuses"):
+            await sink.write(frame_of(0, 1))
+
+
+async def test_a_sample_too_large_for_any_message_is_refused_alone(brokers: str) -> None:
+    sink = sink_to(brokers, bytes_max=1024)
+    long = sink._encoder._table.add(make_tag("pump.long", labels=(("asset", "p" * 1200),)))
+    async with sink.session():
+        frame = Frame.concatenate([frame_of(0, 4), make_frame([(1.0, long, 1.0)])])
+        receipt = await sink.write(frame)
+    assert list(receipt.rejected) == [4]
+    assert await asyncio.to_thread(contents, brokers, 4) == {"pump": [0, 2], "mixer": [1, 3]}
+
+
+async def test_without_its_library_the_sink_parks_and_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "confluent_kafka", None)
+    sink = sink_to("127.0.0.1:1")
+    async with sink.session():
+        with pytest.raises(SinkParked, match=r"sluicegate\[kafka\]"):
+            await sink.write(frame_of(0, 1))

@@ -1,0 +1,197 @@
+"""NATS JetStream: each sample in the stream once, whatever happens to the server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import nats
+import pytest
+from nats.js.api import DiscardPolicy, StreamConfig
+
+from gateway.errors import SinkParked, SinkUnavailable
+from gateway.frame import Frame
+from gateway.sinks.config import NatsSettings
+from gateway.sinks.nats import NatsSink, build, subject_token
+from gateway.tag import DataType, TagTable
+from tests.rig import free_port
+from tests.samples import make_frame, make_tag
+from tests.servers import Nats, running
+
+
+def sink_to(url: str, **more: object) -> NatsSink:
+    table = TagTable()
+    table.add(make_tag("pump.flow"))
+    table.add(make_tag("mixer 1.speed", data_type=DataType.INT64))
+    facts = {"type": "nats", "name": "stream", "url": url, "subject": "plant.{asset}"} | more
+    checked = NatsSettings.model_validate(facts | {"timeout": "5s"})
+    return build(checked, table)
+
+
+def frame_of(first: int, count: int) -> Frame:
+    rows = [(1000.0 + i, i % 2, float(i)) for i in range(first, first + count)]
+    return make_frame(rows)
+
+
+@asynccontextmanager
+async def client_of(server: Nats, **login: Any) -> AsyncIterator[Any]:
+    client = await nats.connect(server.url, allow_reconnect=False, **login)
+    try:
+        yield client.jetstream()
+    finally:
+        await client.close()
+
+
+async def make_stream(server: Nats, **facts: Any) -> None:
+    async with client_of(server) as stream:
+        await stream.add_stream(StreamConfig(name="plant", subjects=["plant.*"], **facts))
+
+
+async def contents(server: Nats, **login: Any) -> dict[str, list[float]]:
+    """The values in the stream by subject, in order."""
+    found: dict[str, list[float]] = {}
+    async with client_of(server, **login) as stream:
+        state = (await stream.stream_info("plant")).state
+        for sequence in range(state.first_seq, state.last_seq + 1):
+            message = await stream.get_msg("plant", sequence)
+            values = [json.loads(line)["value"] for line in message.data.splitlines()]
+            found.setdefault(message.subject, []).extend(values)
+    return found
+
+
+async def test_samples_arrive_by_asset_and_in_order(tmp_path: Path) -> None:
+    with running(Nats(tmp_path / "nats")) as server:
+        await make_stream(server)
+        sink = sink_to(server.url, bytes_max=2048)
+        async with sink.session():
+            receipt = await sink.write(frame_of(0, 100))
+        assert not receipt.rejected
+        assert await contents(server) == {
+            "plant.pump": list(range(0, 100, 2)),
+            "plant.mixer_1": list(range(1, 100, 2)),
+        }
+        assert sink.stats.bytes_total > 5000
+
+
+async def test_what_is_sent_again_is_stored_once(tmp_path: Path) -> None:
+    with running(Nats(tmp_path / "nats")) as server:
+        await make_stream(server)
+        for _ in range(3):
+            sink = sink_to(server.url)
+            async with sink.session():
+                await sink.write(frame_of(0, 50))
+                await sink.write(frame_of(0, 50))
+        assert (await contents(server))["plant.pump"] == list(range(0, 50, 2))
+
+
+async def test_a_server_killed_and_restarted_has_everything_once(tmp_path: Path) -> None:
+    with running(Nats(tmp_path / "nats")) as server:
+        await make_stream(server)
+        sink = sink_to(server.url)
+
+        async def deliver() -> None:
+            for first in range(0, 3000, 20):
+                while not await taken(first):
+                    pass
+                await asyncio.sleep(0.005)
+
+        async def taken(first: int) -> bool:
+            try:
+                await sink.write(frame_of(first, 20))
+            except SinkUnavailable:
+                await asyncio.sleep(0.05)
+                return False
+            return True
+
+        async with sink.session():
+            delivering = asyncio.create_task(deliver())
+            for _ in range(3):
+                await asyncio.sleep(0.1)
+                assert not delivering.done()
+                server.kill()
+                await asyncio.sleep(0.2)
+                await asyncio.to_thread(server.start)
+            await delivering
+        found = await contents(server)
+        assert found["plant.pump"] == list(range(0, 3000, 2))
+        assert found["plant.mixer_1"] == list(range(1, 3000, 2))
+
+
+async def test_no_stream_parks_and_says_how_to_make_one(tmp_path: Path) -> None:
+    with running(Nats(tmp_path / "nats")) as server:
+        sink = sink_to(server.url)
+        async with sink.session():
+            with pytest.raises(SinkParked, match=r"no stream takes plant\.\*"):
+                await sink.write(frame_of(0, 1))
+            await make_stream(server)
+            await sink.write(frame_of(0, 1))
+        assert await contents(server) == {"plant.pump": [0]}
+
+
+async def test_a_full_stream_keeps_the_samples_here(tmp_path: Path) -> None:
+    with running(Nats(tmp_path / "nats")) as server:
+        await make_stream(server, max_msgs=2, discard=DiscardPolicy.NEW)
+        sink = sink_to(server.url)
+        async with sink.session():
+            await sink.write(frame_of(0, 2))
+            with pytest.raises(SinkUnavailable, match="maximum messages exceeded"):
+                await sink.write(frame_of(2, 2))
+            async with client_of(server) as stream:
+                await stream.purge_stream("plant")
+            await sink.write(frame_of(2, 2))
+        assert await contents(server) == {"plant.pump": [2], "plant.mixer_1": [3]}
+
+
+async def test_a_message_that_the_stream_finds_too_large_is_refused_alone(tmp_path: Path) -> None:
+    with running(Nats(tmp_path / "nats")) as server:
+        await make_stream(server, max_msg_size=600)
+        sink = sink_to(server.url)
+        async with sink.session():
+            frame = Frame.concatenate([frame_of(0, 12), frame_of(1, 1)])
+            receipt = await sink.write(frame)
+        assert set(receipt.rejected) == set(range(13))  # six or seven samples a message are more
+        assert "exceeds" in receipt.rejected[0]
+
+
+async def test_a_login_is_read_anew_and_a_wrong_one_parks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = 'authorization { user: "gw", password: "right" }\n'
+    with running(Nats(tmp_path / "nats", lines=lines)) as server:
+        async with client_of(server, user="gw", password="right") as stream:
+            await stream.add_stream(StreamConfig(name="plant", subjects=["plant.*"]))
+        monkeypatch.setenv("NATS_PASSWORD", "wrong")
+        sink = sink_to(server.url, username="gw", password="env:NATS_PASSWORD")
+        async with sink.session():
+            with pytest.raises(SinkParked, match=r"(?i)authorization"):
+                await sink.write(frame_of(0, 1))
+            monkeypatch.setenv("NATS_PASSWORD", "right")
+            await sink.write(frame_of(0, 1))
+        found = await contents(server, user="gw", password="right")
+        assert found == {"plant.pump": [0]}
+
+
+async def test_nobody_there_is_unavailable() -> None:
+    sink = sink_to(f"nats://127.0.0.1:{free_port()}")
+    async with sink.session():
+        with pytest.raises(SinkUnavailable, match="nats://127"):
+            await sink.write(frame_of(0, 1))
+
+
+def test_an_asset_is_one_token_of_a_subject() -> None:
+    assert subject_token("line 1.pump>*") == "line_1_pump__"
+    assert subject_token("") == "_"
+
+
+async def test_without_its_library_the_sink_parks_and_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "nats", None)
+    sink = sink_to("nats://127.0.0.1:1")
+    async with sink.session():
+        with pytest.raises(SinkParked, match=r"sluicegate\[nats\]"):
+            await sink.write(frame_of(0, 1))

@@ -16,6 +16,7 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -143,15 +144,21 @@ class Gateway:
             for sink, settings in zip(self.sinks, self.config.settings.sinks, strict=True):
                 await opened.enter_async_context(sink.session())
                 lanes = [Lane[name.upper()] for name in settings.lanes]
-                delivery = Delivery(
+                reader = self.spool.reader(sink.name, lanes)
+                deliver = partial(
+                    Delivery,
                     sink=sink,
-                    reader=self.spool.reader(sink.name, lanes),
                     settings=settings,
                     clock=self.clock,
                     dead_letters=DeadLetters(self._dead_letter_path(sink.name)),
                     table=self.table,
+                    writing=None if sink.is_concurrent else asyncio.Lock(),
                 )
-                tasks.create_task(delivery.run(), name=f"sink:{sink.name}")
+                current = deliver(reader=reader)
+                tasks.create_task(current.run(), name=f"sink:{sink.name}")
+                if settings.live_first:
+                    rest = deliver(reader=reader.backfill, ahead=current)
+                    tasks.create_task(rest.run(), name=f"backfill:{sink.name}")
 
     def _dead_letter_path(self, sink: str) -> Path:
         return self.config.settings.gateway.data_dir / "dead-letters" / f"{sink}.jsonl"

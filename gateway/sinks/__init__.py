@@ -52,6 +52,7 @@ class Sink(Protocol):
 
     name: str
     stats: SinkStats
+    is_concurrent: bool  # a second `write` may be called while one is under way
 
     def session(self) -> AbstractAsyncContextManager[None]:
         """Holds what the sink works with (a connection pool); does not need the server."""

@@ -38,6 +38,12 @@ class SinkSettings(Settings):
     retry_max: Seconds = Field(
         default=60.0, ge=0.1, description="longest pause between two attempts"
     )
+    live_first: bool = Field(
+        default=True, description="after an outage send what is current at once, the rest beside it"
+    )
+    backfill_share: float = Field(
+        default=0.5, gt=0, le=1, description="of the time, for the rest, while both have to be sent"
+    )
 
     @property
     def target(self) -> str:

@@ -13,6 +13,10 @@ acknowledged and the cursor moves. What a sink raises decides what happens next:
 The search goes from the front: what is accepted is done, what is refused is halved, and behind a
 bad point all the rest is tried at once. So good points are sent once, in few requests.
 
+After an outage two deliveries share a sink: one sends what is current, one what was left behind
+(spool/reader.py). The second leaves the first its share of the time, and the asking to it while
+the server is away; poison in the one does not hold up the other.
+
 That a server fails says little about the data: a proxy answers 502 for as long as its database is
 down. So a point on which it fails goes to the dead letters only when the server takes another
 point (sent again, which is harmless) right after. Without that proof all is kept.
@@ -23,6 +27,7 @@ Sending twice is harmless: times were fixed before the spool, and a point overwr
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 from collections.abc import Mapping
@@ -57,6 +62,8 @@ SLOW_FAILURES_MAX = 3
 SLOW_SAMPLES_MIN = 100
 # A limit met by chance is left behind in fifty batches; a lasting one is met once in fourteen.
 GROWTH = 1.05
+# The longest pause of a backfill: its batches shrink on a slow link, and pauses with them.
+PAUSE_MAX_S = 10.0
 
 
 class Reader(Protocol):
@@ -78,6 +85,9 @@ class Pace(Protocol):
     @property
     def retry_max(self) -> float: ...
 
+    @property
+    def backfill_share(self) -> float: ...
+
 
 class Delivery:
     """One sink at work."""
@@ -91,7 +101,18 @@ class Delivery:
         clock: Clock,
         dead_letters: DeadLetters,
         table: TagTable,
+        ahead: Delivery | None = None,
+        writing: asyncio.Lock | None = None,
     ) -> None:
+        """`ahead` sends what is current; this one then what was left behind, and gives way to it.
+
+        `writing` is for sinks that take one batch at a time.
+        """
+        self._ahead = ahead
+        self._writing = writing or contextlib.nullcontext()
+        self._is_well = asyncio.Event()  # nothing keeps what is sent from being stored
+        self._is_well.set()
+        self._busy_s = 0.0  # since the last batch that was delivered
         self._sink = sink
         self._stats = sink.stats
         self._reader = reader
@@ -102,12 +123,13 @@ class Delivery:
         self._samples_max = float(settings.samples_max)
         self._failures = 0  # in a row, of whatever was sent
         self._accepted = EMPTY_FRAME  # what the server took last
+        self._batches = self._batches_ahead = 0
         self._is_burying = False  # whether this batch, or the one before, had dead letters
 
     async def run(self) -> None:
         """Deliver until cancelled; what was under way then is delivered again."""
         while True:
-            if not self._stats.error_last:
+            if not self._stats.error_last and self._ahead is None:
                 self._stats.state = "idle"
             batch = await self._reader.next(int(self._samples_max))
             before = self._stats.dead_letters_total
@@ -116,7 +138,23 @@ class Delivery:
             self._is_burying = self._stats.dead_letters_total > before
             self._samples_max = min(self._samples_max * GROWTH, float(self._settings.samples_max))
             self._stats.batches_total += 1
+            self._batches += 1
             self._refresh_lag()
+            if self._ahead is not None:
+                await self._give_way(self._ahead)
+
+    async def _give_way(self, ahead: Delivery) -> None:
+        """Leave the link to what is current, for as much of the time as the settings say."""
+        busy_s, self._busy_s = self._busy_s, 0.0
+        is_alone, self._batches_ahead = ahead.batches == self._batches_ahead, ahead.batches
+        if not is_alone:
+            share = self._settings.backfill_share
+            await asyncio.sleep(min(busy_s * (1 / share - 1), PAUSE_MAX_S))
+
+    @property
+    def batches(self) -> int:
+        """Delivered so far."""
+        return self._batches
 
     async def _deliver(self, frame: Frame) -> None:
         """Return once every row is stored or a dead letter."""
@@ -189,6 +227,7 @@ class Delivery:
                 receipt = await self._write(frame)
             except (SinkTooLarge, SinkRejected) as refusal:
                 self._failures = 0
+                self._is_well.set()
                 return refusal
             except SinkParked as parked:
                 trouble, state = parked, "parked"
@@ -214,8 +253,12 @@ class Delivery:
 
     async def _write(self, frame: Frame) -> Receipt:
         """What the sink says; a defect in it counts as a failure that these rows may cause."""
+        if self._ahead is not None:
+            await self._ahead.wait_until_well()  # one is enough to ask a server that is away
+        began_s = self._clock.monotonic_s()
         try:
-            return await self._sink.write(frame)
+            async with self._writing:
+                return await self._sink.write(frame)
         except SinkError:
             raise
         except Exception as defect:
@@ -223,6 +266,12 @@ class Delivery:
                 log.exception("sink.defect sink=%s", self._sink.name)
             said = f"{type(defect).__name__}: {defect}"
             raise SinkUnavailable(f"a defect in the sink: {said}", is_server_fault=True) from defect
+        finally:
+            self._busy_s += self._clock.monotonic_s() - began_s
+
+    async def wait_until_well(self) -> None:
+        """Return once nothing keeps this delivery from its sink."""
+        await self._is_well.wait()
 
     def _pause_s(self, asked_s: float | None) -> float:
         own_s = _jittered(RETRY_FIRST_S, self._settings.retry_max, self._failures)
@@ -231,6 +280,7 @@ class Delivery:
 
     async def _well(self, frame: Frame, receipt: Receipt, *, quiet: bool) -> None:
         self._failures = 0
+        self._is_well.set()
         if not quiet:
             self._recovered()
         self._stats.samples_total += len(frame) - len(receipt.rejected)
@@ -242,6 +292,7 @@ class Delivery:
         if self._stats.error_last:
             log.info("sink.recovered sink=%s", self._sink.name)
         self._stats.state, self._stats.error_last = "sending", ""
+        self._is_well.set()
 
     def _remember(self, frame: Frame, receipt: Receipt) -> None:
         """Keep what the server took last. Rows that only the encoder saw are no proof of it."""
@@ -254,6 +305,7 @@ class Delivery:
 
     def _trouble(self, state: str, error: SinkError) -> None:
         stats = self._stats
+        self._is_well.clear()
         if stats.state != state:
             level = logging.ERROR if state == "parked" else logging.WARNING
             log.log(level, "sink.%s sink=%s error=%s", state, self._sink.name, error)

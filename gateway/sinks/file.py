@@ -42,6 +42,8 @@ def build(settings: FileSinkSettings, table: TagTable) -> FileSink:
 class FileSink:
     """Appends frames to files. Disk calls are made in a thread, one at a time."""
 
+    is_concurrent = False
+
     def __init__(self, settings: FileSinkSettings, table: TagTable) -> None:
         self.name = settings.name
         self.stats = SinkStats()

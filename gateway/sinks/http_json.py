@@ -30,6 +30,8 @@ def build(settings: HttpJsonSettings, table: TagTable) -> HttpJsonSink:
 class HttpJsonSink:
     """Posts frames as JSON."""
 
+    is_concurrent = True
+
     def __init__(self, settings: HttpJsonSettings, table: TagTable) -> None:
         self.name = settings.name
         self.stats = SinkStats()

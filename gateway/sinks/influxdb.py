@@ -59,6 +59,8 @@ def verdict(status: int, said: bytes, headers: Mapping[str, str]) -> SinkError |
 class InfluxSink:
     """Writes frames as line protocol over HTTP."""
 
+    is_concurrent = True
+
     def __init__(self, settings: HttpSinkSettings, api: Api, table: TagTable) -> None:
         self.name = settings.name
         self.stats = SinkStats()

@@ -53,6 +53,8 @@ def build(settings: KafkaSettings, table: TagTable) -> KafkaSink:
 class KafkaSink:
     """Produces frames to one topic."""
 
+    is_concurrent = False
+
     def __init__(self, settings: KafkaSettings, table: TagTable) -> None:
         self.name = settings.name
         self.stats = SinkStats()

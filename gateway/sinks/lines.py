@@ -66,6 +66,8 @@ def _authorize(settings: LineProtocolSettings) -> dict[str, str]:
 class StreamSink:
     """Writes lines to a TCP connection that it keeps open."""
 
+    is_concurrent = False
+
     def __init__(self, settings: LineProtocolSettings, table: TagTable) -> None:
         self.name = settings.name
         self.stats = SinkStats()
@@ -196,6 +198,8 @@ class _Errors(asyncio.DatagramProtocol):
 
 class DatagramSink:
     """Sends lines as datagrams of whole lines."""
+
+    is_concurrent = False
 
     def __init__(self, settings: LineProtocolSettings, table: TagTable) -> None:
         self.name = settings.name

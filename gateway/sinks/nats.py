@@ -59,6 +59,8 @@ def subject_token(asset: str) -> str:
 class NatsSink:
     """Publishes frames to JetStream."""
 
+    is_concurrent = False
+
     def __init__(self, settings: NatsSettings, table: TagTable) -> None:
         self.name = settings.name
         self.stats = SinkStats()

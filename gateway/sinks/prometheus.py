@@ -48,6 +48,8 @@ def build(settings: PrometheusSettings, table: TagTable) -> PrometheusSink:
 class PrometheusSink:
     """Writes frames by remote write."""
 
+    is_concurrent = True
+
     def __init__(self, settings: PrometheusSettings, table: TagTable) -> None:
         self.name = settings.name
         self.stats = SinkStats()

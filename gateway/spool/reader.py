@@ -2,6 +2,15 @@
 
 A reader gives what follows the last acknowledged sample: asked twice without an acknowledgement,
 it gives the same again, so a delivery that was cancelled has lost nothing.
+
+    cursor           span          span, growing
+    ...|--- backlog --####### backlog ---######|-> what is written now
+       `- Backfill reads here                  `- SpoolReader.next reads here
+
+A reader that is far behind, after an outage, goes on near the end of the lane at once; what it
+skipped is left to `backfill`, a second way through the same lanes that a second task takes. What
+has been read ahead of the cursor are spans, in memory: the cursor is moved over them when the
+backfill gets there. After a crash they are forgotten, and sent again: repeated, never skipped.
 """
 
 from __future__ import annotations
@@ -10,13 +19,19 @@ import asyncio
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from gateway.frame import Frame, Lane
 from gateway.spool.catalog import Rows, Segment
 from gateway.spool.store import Store
 from gateway.tag import TagTable
 
-__all__ = ["Backlog", "Batch", "SpoolReader"]
+__all__ = ["Backfill", "Backlog", "Batch", "SpoolReader"]
+
+# Behind by more batches than this, what is written now does not wait for what was.
+LIVE_AFTER_BATCHES = 2
+# Each outage during a backfill makes another; with so many, the newest grows like a backlog.
+SPANS_MAX = 64
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -26,6 +41,7 @@ class Batch:
     lane: Lane
     frame: Frame
     position: int  # opaque: where the lane is done up to once this batch is acknowledged
+    span: int = 0  # opaque: which of the spans it makes longer; 0: none, the cursor moves
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +61,14 @@ class _Piece:
     stop: int
 
 
+class _Span(NamedTuple):
+    """Samples start..stop of a lane that were read ahead of the cursor."""
+
+    start: int
+    stop: int
+    key: int
+
+
 class SpoolReader:
     """One sink's way through its lanes. Used by one task; readers do not disturb each other."""
 
@@ -58,36 +82,76 @@ class SpoolReader:
         self._executor = executor
         self._cursor = store.cursor_of(name, self._lanes)
         self._more = asyncio.Event()
+        self._spans: dict[Lane, list[_Span]] = {lane: [] for lane in self._lanes}
+        self._span_last = 0
+        self._skipped = asyncio.Event()
+        self._backfill: Backfill | None = None
+
+    @property
+    def backfill(self) -> Backfill:
+        """The way through what this reader skips from now on, where it is far behind."""
+        if self._backfill is None:
+            self._backfill = Backfill(self)
+        return self._backfill
+
+    async def next_skipped(self, samples_max: int) -> Batch:
+        """The oldest samples that were skipped, of the most urgent lane; waits for them."""
+        while True:
+            self._skipped.clear()
+            lane = next((lane for lane in self._lanes if self._spans[lane]), None)
+            if lane is None:
+                await self._skipped.wait()
+                continue
+            place, stop = self._place(lane), self._spans[lane][0].start
+            if place >= stop:
+                self._join(lane)
+                continue
+            frame, position = await self._read_frame(lane, place, samples_max, stop)
+            batch = Batch(lane, frame, position)
+            if len(frame):
+                return batch
+            self.acknowledge_skipped(batch)
+
+    def acknowledge_skipped(self, batch: Batch) -> None:
+        """Be done with a batch that had been skipped."""
+        if batch.position > self._place(batch.lane):
+            self._cursor.move(batch.lane, batch.position)
+        self._join(batch.lane)
 
     async def next(self, samples_max: int) -> Batch:
         """The next samples of the most urgent lane that has any; waits for them."""
-        loop = asyncio.get_running_loop()
         while True:
             self._more.clear()
-            lane = next((lane for lane in self._lanes if self._has_more(lane)), None)
+            lane = next((lane for lane in self._lanes if self._has_more(lane, samples_max)), None)
             if lane is None:
                 await self._more.wait()
                 continue
-            pieces, position = await loop.run_in_executor(
-                self._executor, self._read, lane, self._place(lane), samples_max
-            )
-            frame = Frame.concatenate(
-                [piece.rows.frame(self._table, piece.start, piece.stop) for piece in pieces]
-            )
+            spans = self._spans[lane]
+            key = spans[-1].key if spans else 0
+            frame, position = await self._read_frame(lane, self._live_place(lane), samples_max)
+            batch = Batch(lane, frame, position, key)
             if len(frame):
-                return Batch(lane, frame, position)
-            self._cursor.move(lane, position)  # all of it was damaged or has been deleted
+                return batch
+            await self.acknowledge(batch)  # all of it was damaged or has been deleted
 
     async def acknowledge(self, batch: Batch) -> None:
-        """Be done with this batch. Durable within seconds: a crash may repeat it, never skip it."""
-        if batch.position > self._place(batch.lane):
+        """Be done with this batch. A crash may repeat it, never skip it."""
+        spans = self._spans[batch.lane]
+        for i, span in enumerate(spans):
+            if span.key == batch.span:
+                spans[i] = span._replace(stop=max(span.stop, batch.position))
+                self._tell(batch.lane)
+                return
+        if batch.position > self._place(batch.lane):  # also of a span that the cursor has reached
             self._cursor.move(batch.lane, batch.position)
 
     def backlog(self) -> Backlog:
         """How far behind the sink is."""
         samples, oldest_ns = 0, 0
         for lane in self._lanes:
-            waiting = self._store.samples_from(lane, self._place(lane))
+            place = self._place(lane)
+            ahead = sum(span.stop - max(span.start, place) for span in self._spans[lane])
+            waiting = self._store.samples_from(lane, place) - ahead
             if waiting > 0:
                 samples += waiting
                 t_ns = self._oldest_ns(lane)
@@ -98,8 +162,48 @@ class SpoolReader:
         """There is more than there was."""
         self._more.set()
 
-    def _has_more(self, lane: Lane) -> bool:
-        return self._store.samples_end(lane) > self._place(lane)
+    def _has_more(self, lane: Lane, samples_max: int) -> bool:
+        """Whether there is anything to read; far behind, with a backfill, it goes to the end."""
+        end, spans = self._store.samples_end(lane), self._spans[lane]
+        behind = end - self._live_place(lane)
+        is_far = behind > LIVE_AFTER_BATCHES * samples_max and len(spans) < SPANS_MAX
+        if is_far and self._backfill is not None:
+            self._span_last += 1
+            # With a batch of what came last, every tag that lives is current at once.
+            start = end - samples_max
+            spans.append(_Span(start, start, self._span_last))
+            self._skipped.set()
+        return behind > 0
+
+    def _live_place(self, lane: Lane) -> int:
+        """Where what comes next is read; behind a span, what was deleted does not matter."""
+        spans = self._spans[lane]
+        return max(spans[-1].stop, self._store.samples_begin(lane)) if spans else self._place(lane)
+
+    def _join(self, lane: Lane) -> None:
+        """Move the cursor over the spans that it has reached."""
+        spans = self._spans[lane]
+        while spans and self._place(lane) >= spans[0].start:
+            self._cursor.move(lane, max(self._place(lane), spans.pop(0).stop))
+        self._tell(lane)
+
+    def _tell(self, lane: Lane) -> None:
+        """Let the store know what it must not count as undelivered."""
+        spans = tuple((span.start, span.stop) for span in self._spans[lane])
+        self._store.ahead[self.name, lane] = spans
+
+    async def _read_frame(
+        self, lane: Lane, place: int, samples_max: int, stop: int | None = None
+    ) -> tuple[Frame, int]:
+        loop = asyncio.get_running_loop()
+        if stop is not None:
+            samples_max = min(samples_max, stop - place)
+        pieces, position = await loop.run_in_executor(
+            self._executor, self._read, lane, place, samples_max
+        )
+        frames = [piece.rows.frame(self._table, piece.start, piece.stop) for piece in pieces]
+        # Samples that were given up between two segments are not there to be counted.
+        return Frame.concatenate(frames), position if stop is None else min(position, stop)
 
     def _place(self, lane: Lane) -> int:
         return max(self._cursor.place(lane) or 0, self._store.samples_begin(lane))
@@ -150,3 +254,22 @@ class SpoolReader:
     def _segment_at(self, lane: Lane, place: int) -> Segment | None:
         segments = self._store.catalog.segments[lane]
         return next((s for s in segments if s.summary.samples_end > place), None)
+
+
+class Backfill:
+    """What a reader skipped, oldest first. Used by one task, beside the reader's own."""
+
+    def __init__(self, reader: SpoolReader) -> None:
+        self._reader = reader
+
+    async def next(self, samples_max: int) -> Batch:
+        """The oldest samples that were skipped; waits until there are any."""
+        return await self._reader.next_skipped(samples_max)
+
+    async def acknowledge(self, batch: Batch) -> None:
+        """Be done with this batch. A crash may repeat it, never skip it."""
+        self._reader.acknowledge_skipped(batch)
+
+    def backlog(self) -> Backlog:
+        """How far behind the sink is."""
+        return self._reader.backlog()

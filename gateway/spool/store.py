@@ -80,6 +80,8 @@ class Store:
         self.pool = Pool(self.disk, directory, settings, self.catalog, self._on_evict)
         self.cursors = Cursors(directory / "cursors", disk, self.stats, self.catalog.samples_end)
         self.reading: dict[str, tuple[Lane, ...]] = {}  # lanes of those that are read with now
+        # By sink and lane, what it has had ahead of its cursor; replaced whole, never changed.
+        self.ahead: dict[tuple[str, Lane], tuple[tuple[int, int], ...]] = {}
         self.last_turn_ns = 0
         # What was derived from raw records before this sequence is on disk for certain. Every raw
         # record says it; 0 in those written before there were marks, when all was synced at once.
@@ -371,7 +373,11 @@ class Store:
             place = cursor.place(lane)
             if lane in lanes and place is not None and place < summary.samples_end:
                 start = max(place, summary.samples_before)
-                undelivered = max(undelivered, summary.samples_end - start)
+                had = sum(
+                    max(0, min(span_stop, summary.samples_end) - max(span_start, start))
+                    for span_start, span_stop in self.ahead.get((name, lane), ())
+                )
+                undelivered = max(undelivered, summary.samples_end - start - had)
                 # Counted here, so the next start must not find it and count it once more. An
                 # acknowledgement meanwhile is undone at worst, and the batch sent again.
                 cursor.move(lane, summary.samples_end)

@@ -70,7 +70,7 @@ class World:
         self.lies = rng.random() < 0.2
         self.server = Server(rng, TAGS)
         self.store: Store
-        self.delivering: asyncio.Task[None] | None = None
+        self.delivering: list[asyncio.Task[None]] = []
         self.value_last = 0
         self.now_last_ns = 0
         self.turns: dict[int, Turn] = {}  # all there ever were, by time
@@ -114,16 +114,22 @@ class World:
         self.check_cursor()
         self.replay()
         reader = SpoolReader("db", tuple(Lane), self.store, TABLE, None)  # type: ignore[arg-type]
-        delivery = Delivery(
+        deliver = partial(
+            Delivery,
             sink=self.server,
-            reader=reader,
-            settings=SimpleNamespace(samples_max=self.rng.choice((5, 50, 1000)), retry_max=8.0),
+            settings=SimpleNamespace(
+                samples_max=self.rng.choice((5, 50, 1000)), retry_max=8.0, backfill_share=0.5
+            ),
             clock=self.clock,
             dead_letters=DeadLetters(Path("/nowhere/letters")),
             table=TABLE,
         )
         self.reader = reader
-        self.delivering = LOOP.create_task(delivery.run())
+        current = deliver(reader=reader)
+        self.delivering = [LOOP.create_task(current.run())]
+        if self.rng.random() < 0.5:
+            rest = deliver(reader=reader.backfill, ahead=current)
+            self.delivering.append(LOOP.create_task(rest.run()))
 
     def end(self) -> None:
         """As at SIGTERM, or as if the plug were pulled while nothing goes on."""
@@ -148,10 +154,11 @@ class World:
 
     def forget(self) -> None:
         """The process ends: its tasks, and its counters."""
-        if self.delivering is not None:
-            self.delivering.cancel()
+        for task in self.delivering:
+            task.cancel()
+        if self.delivering:
             LOOP.run_for(0.0)
-            self.delivering = None
+        self.delivering.clear()
         stats = self.store.stats
         self.lost += stats.samples_lost_total
         if not self.lied:
@@ -213,9 +220,10 @@ class World:
         """Let the sink work; a power cut may meet it while it reads."""
         self.clock.advance(seconds)
         LOOP.run_for(seconds)
-        assert self.delivering is not None
-        if self.delivering.done():
-            self.delivering.result()
+        assert self.delivering
+        for task in self.delivering:
+            if task.done():
+                task.result()
 
     def drain(self) -> None:
         for _ in range(20):
@@ -348,9 +356,9 @@ def run_seed(seed: int) -> None:
     try:
         world.live()
     finally:
-        if world.delivering is not None:
-            world.delivering.cancel()
-            LOOP.run_for(0.0)
+        for task in world.delivering:
+            task.cancel()
+        LOOP.run_for(0.0)
         LOOP.restart()
 
 

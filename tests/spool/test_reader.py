@@ -308,3 +308,103 @@ async def test_damage_everywhere_ends_the_backlog_all_the_same(open_spool: Opene
 async def _fill(spool: Spool, turns: int) -> None:
     for i in range(turns):
         await spool.append(turn_of(float(i)))
+
+
+async def test_far_behind_what_is_new_comes_first_and_nothing_is_left_out(
+    open_spool: Opener,
+) -> None:
+    async with open_spool() as spool:
+        reader = spool.reader("influx", RAW_ONLY)
+        backfill = reader.backfill
+        for i in range(50):
+            await spool.append(turn_of(float(i)))
+        batch = await reader.next(10)
+        assert batch.frame.values.tolist() == [float(i) for i in range(40, 50)]
+        await reader.acknowledge(batch)
+        late = asyncio.create_task(reader.next(10))
+        await spool.append(turn_of(50.0))
+        batch = await late
+        assert batch.frame.values.tolist() == [50.0]
+        await reader.acknowledge(batch)
+        assert reader.backlog().samples == 40
+        seen: list[float] = []
+        while reader.backlog().samples:
+            batch = await backfill.next(20)
+            seen += batch.frame.values.tolist()
+            await backfill.acknowledge(batch)
+        assert seen == [float(i) for i in range(40)]
+        await spool.append(turn_of(51.0))
+        assert (await reader.next(10)).frame.values.tolist() == [51.0]
+    async with open_spool() as spool:
+        assert await drain(spool.reader("influx", RAW_ONLY)) == [51.0]
+
+
+async def test_a_crash_during_a_backfill_repeats_and_skips_nothing(open_spool: Opener) -> None:
+    async with open_spool() as spool:
+        reader = spool.reader("influx", RAW_ONLY)
+        backfill = reader.backfill
+        for i in range(50):
+            await spool.append(turn_of(float(i)))
+        await reader.acknowledge(await reader.next(10))
+        await backfill.acknowledge(await backfill.next(20))
+    async with open_spool() as spool:
+        assert await drain(spool.reader("influx", RAW_ONLY)) == [float(i) for i in range(20, 50)]
+
+
+async def test_whatever_the_order_each_sample_is_given_and_none_twice(open_spool: Opener) -> None:
+    """Outages of any length, several of them before the first is made up for."""
+    for seed in range(4):
+        rng = random.Random(seed)
+        async with open_spool(disk=SimulatedDisk()) as spool:
+            reader = spool.reader("influx", RAW_ONLY)
+            backfill = reader.backfill
+            seen: dict[str, list[float]] = {"current": [], "rest": []}
+            written = 0
+
+            async def take(name: str, way: SpoolReader, samples_max: int) -> bool:
+                try:
+                    async with asyncio.timeout(0.01):
+                        batch = await way.next(samples_max)
+                except TimeoutError:
+                    return False
+                if rng.random() < 0.8:  # noqa: B023 - within the turn of the loop
+                    seen[name] += batch.frame.values.tolist()  # noqa: B023
+                    await way.acknowledge(batch)
+                return True
+
+            for _ in range(25):
+                for _ in range(rng.choice((0, 1, 1, 30))):
+                    await spool.append(turn_of(float(written), float(written + 1)))
+                    written += 2
+                await take("current", reader, 5)
+                if rng.random() < 0.4:
+                    await take("rest", backfill, 7)  # type: ignore[arg-type]
+            for _ in range(10_000):
+                if not reader.backlog().samples:
+                    break
+                await take("current", reader, 50)
+                await take("rest", backfill, 50)  # type: ignore[arg-type]
+            given = seen["current"] + seen["rest"]
+            assert sorted(given) == [float(i) for i in range(written)], seed
+            assert all(values == sorted(values) for values in seen.values())
+
+
+async def test_what_was_sent_ahead_is_not_counted_as_lost_when_it_is_deleted(
+    open_spool: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Store, "tidy", lambda _: None)
+    async with open_spool(disk=SimulatedDisk(), bytes_max=8 * 8192, segment_bytes=8192) as spool:
+        reader = spool.reader("influx", RAW_ONLY)
+        assert reader.backfill is not None
+        rng = np.random.default_rng(1)
+        seen = 0
+        for _ in range(30):
+            await spool.append(turn_of(*rng.standard_normal(100)))
+        for _ in range(100):
+            batch = await reader.next(1000)
+            seen += len(batch.frame)
+            await reader.acknowledge(batch)
+            await spool.append(turn_of(*rng.standard_normal(100)))
+        assert spool.stats.lanes[Lane.RAW].samples < 8000  # the oldest are gone
+        assert spool.stats.samples_lost_total == 2000
+        assert seen == 1000 + 99 * 100

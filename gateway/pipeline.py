@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,8 +26,11 @@ from gateway.clock import Clock
 from gateway.config.load import Config
 from gateway.frame import Arrival, Lane
 from gateway.sinks import Sink, build_sink
+from gateway.sinks.budget import Budget
+from gateway.sinks.config import SinkSettings
 from gateway.sinks.deadletters import DeadLetters
-from gateway.sinks.delivery import Delivery
+from gateway.sinks.delivery import Delivery, Link
+from gateway.sinks.selection import Selection
 from gateway.sources import Source, SourceContext, build_source
 from gateway.sources.supervise import supervise
 from gateway.spool.log import Spool
@@ -47,6 +50,8 @@ IDLE_TURN_S = 0.25
 # A supervisor grants five seconds from SIGTERM to exit; the disk gets three of them.
 DRAIN_S = 3.0
 CLOCK_CHECK_S = 1.0
+# Unsynced, a small file: it costs the card nothing to speak of.
+BUDGET_SAVE_PERIOD_S = 60.0
 
 
 @dataclass(slots=True)
@@ -145,20 +150,30 @@ class Gateway:
                 await opened.enter_async_context(sink.session())
                 lanes = [Lane[name.upper()] for name in settings.lanes]
                 reader = self.spool.reader(sink.name, lanes)
+                budget = self._budget_of(settings)
+                await opened.enter_async_context(_kept(budget))
                 deliver = partial(
                     Delivery,
                     sink=sink,
                     settings=settings,
                     clock=self.clock,
-                    dead_letters=DeadLetters(self._dead_letter_path(sink.name)),
                     table=self.table,
-                    writing=None if sink.is_concurrent else asyncio.Lock(),
+                    link=Link(
+                        dead_letters=DeadLetters(self._dead_letter_path(sink.name)),
+                        selection=Selection(self.table, settings.tags, settings.exclude_tags),
+                        budget=budget,
+                        writing=nullcontext() if sink.is_concurrent else asyncio.Lock(),
+                    ),
                 )
                 current = deliver(reader=reader)
                 tasks.create_task(current.run(), name=f"sink:{sink.name}")
                 if settings.live_first:
                     rest = deliver(reader=reader.backfill, ahead=current)
                     tasks.create_task(rest.run(), name=f"backfill:{sink.name}")
+
+    def _budget_of(self, settings: SinkSettings) -> Budget:
+        path = self.config.settings.gateway.data_dir / "budgets" / f"{settings.name}.json"
+        return Budget(path, settings.budget_hour, settings.budget_day)
 
     def _dead_letter_path(self, sink: str) -> Path:
         return self.config.settings.gateway.data_dir / "dead-letters" / f"{sink}.jsonl"
@@ -242,6 +257,34 @@ class Gateway:
                 self.clock_stats.steps_total += 1
                 self.clock_stats.step_s_last = step_ns / 1e9
                 log.warning("clock.stepped seconds=%.3f", step_ns / 1e9)
+
+
+@asynccontextmanager
+async def _kept(budget: Budget) -> AsyncIterator[None]:
+    """Load a budget, save it now and then, and in the end."""
+    if not budget.is_bounded:
+        yield
+        return
+
+    async def save() -> None:
+        try:
+            await asyncio.to_thread(budget.save)
+        except OSError as error:
+            log.warning("sink.budget_not_saved error=%s", error)
+
+    async def keep() -> None:
+        while True:
+            await asyncio.sleep(BUDGET_SAVE_PERIOD_S)
+            await save()
+
+    await asyncio.to_thread(budget.load)
+    async with asyncio.TaskGroup() as tasks:
+        keeping = tasks.create_task(keep(), name="budget")
+        try:
+            yield
+        finally:
+            keeping.cancel()
+            await save()
 
 
 def _build_engine(config: Config, table: TagTable) -> Engine | None:

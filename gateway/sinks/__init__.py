@@ -35,10 +35,12 @@ class Receipt:
 class SinkStats:
     """What an operator wants to know of one sink. Counters only rise."""
 
-    state: str = "starting"  # sending, idle, retrying, parked
+    state: str = "starting"  # sending, idle, retrying, parked, budget
     batches_total: int = 0
     samples_total: int = 0
+    samples_skipped_total: int = 0  # not selected
     bytes_total: int = 0  # as sent
+    budget_bytes_left: int = 0  # of the hour or day, where there is a bound
     retries_total: int = 0
     dead_letters_total: int = 0
     error_last: str = ""

@@ -33,6 +33,18 @@ class SinkSettings(Settings):
         min_length=1,
         description="what to send; in this order after an outage",
     )
+    tags: tuple[str, ...] = Field(
+        default=("*",), min_length=1, description="patterns of the tags to send"
+    )
+    exclude_tags: tuple[str, ...] = Field(
+        default=(), description="patterns of tags not to send, of those"
+    )
+    budget_hour: Bytes = Field(
+        default=0, description="to send an hour at most, the last fifth for events; 0B = no bound"
+    )
+    budget_day: Bytes = Field(
+        default=0, description="to send a day (UTC) at most, likewise; 0B = no bound"
+    )
     samples_max: int = Field(default=20_000, ge=1, le=1_000_000, description="samples a request")
     timeout: Seconds = Field(default=10.0, gt=0, description="for one whole request")
     retry_max: Seconds = Field(

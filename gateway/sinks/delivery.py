@@ -31,20 +31,24 @@ import contextlib
 import logging
 import random
 from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 
 from gateway.clock import Clock
 from gateway.errors import SinkError, SinkParked, SinkRejected, SinkTooLarge, SinkUnavailable
-from gateway.frame import EMPTY_FRAME, Frame
+from gateway.frame import EMPTY_FRAME, Frame, Lane
 from gateway.sinks import Receipt, Sink
+from gateway.sinks.budget import Budget
 from gateway.sinks.deadletters import DeadLetters
 from gateway.sinks.search import Search, points_of
+from gateway.sinks.selection import Selection
 from gateway.spool.reader import Backlog, Batch
 from gateway.tag import TagTable
 
-__all__ = ["Delivery", "Reader"]
+__all__ = ["Delivery", "Link", "Reader"]
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +68,8 @@ SLOW_SAMPLES_MIN = 100
 GROWTH = 1.05
 # The longest pause of a backfill: its batches shrink on a slow link, and pauses with them.
 PAUSE_MAX_S = 10.0
+# How often it is asked whether the next hour has begun, or an event has come.
+BUDGET_POLL_S = 1.0
 
 
 class Reader(Protocol):
@@ -89,6 +95,18 @@ class Pace(Protocol):
     def backfill_share(self) -> float: ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Link:
+    """What the deliveries of one sink share."""
+
+    dead_letters: DeadLetters
+    selection: Selection | None = None  # None: every tag
+    budget: Budget | None = None
+    writing: AbstractAsyncContextManager[object] = field(
+        default_factory=contextlib.nullcontext
+    )  # a lock, for a sink that takes one batch at a time
+
+
 class Delivery:
     """One sink at work."""
 
@@ -99,17 +117,15 @@ class Delivery:
         reader: Reader,
         settings: Pace,
         clock: Clock,
-        dead_letters: DeadLetters,
         table: TagTable,
+        link: Link,
         ahead: Delivery | None = None,
-        writing: asyncio.Lock | None = None,
     ) -> None:
-        """`ahead` sends what is current; this one then what was left behind, and gives way to it.
-
-        `writing` is for sinks that take one batch at a time.
-        """
+        """`ahead` sends what is current; then this one what was left behind, giving way to it."""
+        self._selection = link.selection or Selection(table)
+        self._budget = link.budget
         self._ahead = ahead
-        self._writing = writing or contextlib.nullcontext()
+        self._writing = link.writing
         self._is_well = asyncio.Event()  # nothing keeps what is sent from being stored
         self._is_well.set()
         self._busy_s = 0.0  # since the last batch that was delivered
@@ -118,7 +134,7 @@ class Delivery:
         self._reader = reader
         self._settings = settings
         self._clock = clock
-        self._dead_letters = dead_letters
+        self._dead_letters = link.dead_letters
         self._table = table
         self._samples_max = float(settings.samples_max)
         self._failures = 0  # in a row, of whatever was sent
@@ -132,8 +148,14 @@ class Delivery:
             if not self._stats.error_last and self._ahead is None:
                 self._stats.state = "idle"
             batch = await self._reader.next(int(self._samples_max))
+            if not self._may_send(batch.lane):
+                await asyncio.sleep(BUDGET_POLL_S)
+                continue  # what is more urgent may have come, and may be sent
             before = self._stats.dead_letters_total
-            await self._deliver(batch.frame)
+            frame = self._selection.apply(batch.frame)
+            self._stats.samples_skipped_total += len(batch.frame) - len(frame)
+            if len(frame):
+                await self._deliver(frame)
             await self._reader.acknowledge(batch)
             self._is_burying = self._stats.dead_letters_total > before
             self._samples_max = min(self._samples_max * GROWTH, float(self._settings.samples_max))
@@ -142,6 +164,21 @@ class Delivery:
             self._refresh_lag()
             if self._ahead is not None:
                 await self._give_way(self._ahead)
+
+    def _may_send(self, lane: Lane) -> bool:
+        """Whether the link's budget has room for another batch."""
+        budget = self._budget
+        if budget is None or not budget.is_bounded:
+            return True
+        now_ns = self._clock.utc_ns()
+        may_send = budget.allows(lane, now_ns)
+        self._stats.budget_bytes_left = budget.left(now_ns)
+        if not may_send:
+            if self._stats.state != "budget":
+                log.warning("sink.budget_used sink=%s lane=%s", self._sink.name, lane.name.lower())
+            self._stats.state = "budget"
+            self._refresh_lag()
+        return may_send
 
     async def _give_way(self, ahead: Delivery) -> None:
         """Leave the link to what is current, for as much of the time as the settings say."""
@@ -258,7 +295,11 @@ class Delivery:
         began_s = self._clock.monotonic_s()
         try:
             async with self._writing:
-                return await self._sink.write(frame)
+                sent_before = self._stats.bytes_total
+                try:
+                    return await self._sink.write(frame)
+                finally:
+                    self._charge(sent_before)
         except SinkError:
             raise
         except Exception as defect:
@@ -268,6 +309,11 @@ class Delivery:
             raise SinkUnavailable(f"a defect in the sink: {said}", is_server_fault=True) from defect
         finally:
             self._busy_s += self._clock.monotonic_s() - began_s
+
+    def _charge(self, sent_before: int) -> None:
+        """Two that write at once may charge the same bytes: a budget is no less kept for it."""
+        if self._budget is not None:
+            self._budget.add(self._stats.bytes_total - sent_before, self._clock.utc_ns())
 
     async def wait_until_well(self) -> None:
         """Return once nothing keeps this delivery from its sink."""

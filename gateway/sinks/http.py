@@ -107,6 +107,7 @@ class HttpClient:
             small = len(body) <= COMPRESS_INLINE_BYTES_MAX
             body = _gzip(body) if small else await asyncio.to_thread(_gzip, body)
         session = self._opened()
+        self._stats.bytes_total += len(body)  # also what is refused costs the link
         began_s = time.monotonic()
         try:
             async with session.post(
@@ -134,7 +135,6 @@ class HttpClient:
         except (aiohttp.ClientError, OSError, ValueError) as failed:
             raise SinkUnavailable(f"{url}: {str(failed) or type(failed).__name__}") from failed
         if error is None:
-            self._stats.bytes_total += len(body)
             self._stats.latency_ms_last = (time.monotonic() - began_s) * 1000
         return Answer(error, said)
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -26,8 +25,6 @@ from gateway.sinks.messages import Message, MessageEncoder
 from gateway.tag import TagTable
 
 __all__ = ["KafkaSink", "build"]
-
-log = logging.getLogger(__name__)
 
 _REFUSED = ("MSG_SIZE_TOO_LARGE", "INVALID_MSG_SIZE", "INVALID_RECORD", "POLICY_VIOLATION")
 _PARKED = (
@@ -62,6 +59,7 @@ class KafkaSink:
         self._encoder = MessageEncoder(table, settings.format)
         self._producer: Any = None
         self._is_ending = False
+        self._said = ""  # by the client of its connections, since the last batch
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[None]:
@@ -136,7 +134,7 @@ class KafkaSink:
             told = "Kafka needs confluent-kafka, which is not installed"
             raise SinkParked(told, hint=hint) from missing
         try:
-            self._producer = Producer(self._facts(), logger=log)
+            self._producer = Producer(self._facts())
         except (KafkaException, ValueError, TypeError) as wrong:
             raise SinkParked(f"librdkafka refuses its settings: {wrong}") from wrong
         return self._producer
@@ -156,7 +154,8 @@ class KafkaSink:
             "socket.timeout.ms": milliseconds,
             "message.max.bytes": settings.bytes_max + 1024,
             "queue.buffering.max.kbytes": QUEUE_BYTES_MAX_KB,
-            "log_level": 3,
+            "log_level": 0,  # it would say each failed attempt; the last is told with the error
+            "error_cb": self._hear,
         }
         if settings.username:
             facts |= {
@@ -172,8 +171,13 @@ class KafkaSink:
     def _extra(self) -> Mapping[str, Any]:
         return self._settings.librdkafka
 
+    def _hear(self, error: Any) -> None:
+        """In librdkafka's turn of `poll`."""
+        self._said = error.str()
+
     def _told(self, error: Any) -> SinkError:
-        told = f"{self._settings.brokers}: {error.str()}"
+        because, self._said = f" ({self._said})" if self._said else "", ""
+        told = f"{self._settings.brokers}: {error.str()}{because}"
         if error.name() in _PARKED:
             return SinkParked(told, hint="check the topic, the login, and what it may write")
         return SinkUnavailable(told)

@@ -30,7 +30,7 @@ import numpy as np
 from gateway.clock import ManualClock
 from gateway.frame import Frame, Lane, Turn
 from gateway.sinks.deadletters import DeadLetters
-from gateway.sinks.delivery import Delivery
+from gateway.sinks.delivery import Delivery, Link
 from gateway.spool.reader import SpoolReader
 from gateway.spool.store import Group, Store
 from tests.faults.loop import ManualLoop
@@ -121,7 +121,7 @@ class World:
                 samples_max=self.rng.choice((5, 50, 1000)), retry_max=8.0, backfill_share=0.5
             ),
             clock=self.clock,
-            dead_letters=DeadLetters(Path("/nowhere/letters")),
+            link=Link(dead_letters=DeadLetters(Path("/nowhere/letters"))),
             table=TABLE,
         )
         self.reader = reader

@@ -17,9 +17,10 @@ from gateway.clock import SystemClock
 from gateway.frame import Frame, Lane, Turn
 from gateway.sinks import Receipt
 from gateway.sinks import delivery as delivery_module
+from gateway.sinks.budget import Budget
 from gateway.sinks.config import Influx2Settings
 from gateway.sinks.deadletters import DeadLetters
-from gateway.sinks.delivery import Delivery
+from gateway.sinks.delivery import Delivery, Link
 from gateway.sinks.influxdb import InfluxSink, build
 from gateway.spool.config import SpoolSettings
 from gateway.spool.log import Spool
@@ -84,7 +85,7 @@ async def plant(tmp_path: Path, **settings: object) -> AsyncIterator[Plant]:
                 **({"samples_max": BATCH, "retry_max": 0.05, "backfill_share": 0.5} | settings)
             ),
             clock=SystemClock(),
-            dead_letters=DeadLetters(tmp_path / "db.jsonl"),
+            link=Link(dead_letters=DeadLetters(tmp_path / "db.jsonl")),
             table=table,
         )
         current = deliver(reader=reader)
@@ -168,3 +169,42 @@ async def test_the_backlog_leaves_the_link_its_share(tmp_path: Path) -> None:
         mine = sum(len(lines) > 1 for lines in made.fake.bodies[before:])
         assert 0 < mine < 15
         await made.until(lambda: len(made.fake.stored) == made.written)
+
+
+async def test_a_used_up_budget_holds_everything_but_events(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delivery_module, "BUDGET_POLL_S", 0.01)
+    table = TagTable()
+    table.add(make_tag("pump.flow"))
+    event = table.add(make_tag("pump.event", lane=Lane.EVENT))
+    budget = Budget(tmp_path / "budget.json", bytes_hour=2000)
+    options = SpoolSettings(commit_period=0.005)  # type: ignore[arg-type]
+    spool_at = Spool.open(tmp_path / "spool", options, table, SystemClock())
+    async with fake_influx() as fake, spool_at as spool:
+        facts = {"type": "influxdb2", "name": "db", "url": fake.url, "bucket": "b", "gzip": False}
+        sink = build(Influx2Settings.model_validate(facts), table)
+        delivery = Delivery(
+            sink=sink,
+            reader=spool.reader("db", [Lane.EVENT, Lane.RAW]),
+            settings=SimpleNamespace(samples_max=5, retry_max=0.05),
+            clock=SystemClock(),
+            table=table,
+            link=Link(dead_letters=DeadLetters(tmp_path / "db.jsonl"), budget=budget),
+        )
+        async with sink.session(), asyncio.TaskGroup() as tasks:
+            running = tasks.create_task(delivery.run())
+            made = Plant(spool, fake, sink)
+            for _ in range(20):
+                await made.append(5)
+            await made.until(lambda: sink.stats.state == "budget")
+            assert 1600 <= sink.stats.bytes_total <= 2000
+            assert sink.stats.lag_samples > 0
+            alarm = Frame.of(10**18, np.array([event], np.int32), np.array([1.0]))
+            await spool.append(Turn(10**18, {Lane.EVENT: alarm}))
+            await made.until(lambda: any("event=1" in line for line in fake.bodies[-1]))
+            assert sink.stats.budget_bytes_left < 400
+            budget._hour.number -= 1  # the next hour
+            budget._day.number -= 1
+            await made.until(lambda: len(fake.stored) > 25)
+            running.cancel()

@@ -18,7 +18,7 @@ from gateway.sinks import Receipt
 from gateway.sinks import delivery as delivery_module
 from gateway.sinks.config import Influx2Settings
 from gateway.sinks.deadletters import DeadLetters
-from gateway.sinks.delivery import Delivery
+from gateway.sinks.delivery import Delivery, Link
 from gateway.sinks.influxdb import InfluxSink, build
 from gateway.tag import TagTable
 from tests.samples import make_frame, make_tag
@@ -49,7 +49,7 @@ async def delivering(
             reader=reader,
             settings=SimpleNamespace(samples_max=20_000, retry_max=0.05),
             clock=ManualClock(),
-            dead_letters=letters,
+            link=Link(dead_letters=letters),
             table=table,
         )
         async with sink.session(), asyncio.TaskGroup() as tasks:

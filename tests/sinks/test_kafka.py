@@ -98,7 +98,7 @@ async def test_samples_arrive_by_asset_and_in_order(brokers: str) -> None:
 async def test_no_broker_is_unavailable_within_the_deadline_and_keeps_nothing() -> None:
     sink = sink_to(f"127.0.0.1:{free_port()}", timeout="1s")
     async with stopped_by_itself(), sink.session():
-        with pytest.raises(SinkUnavailable, match="no answer within 1 s"):
+        with pytest.raises(SinkUnavailable, match=r"timed out|no answer within 1 s"):
             await sink.write(frame_of(0, 1))
         assert sink._producer is None
 

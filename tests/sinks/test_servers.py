@@ -132,7 +132,7 @@ async def deliver_through_restarts(
         reader=reader,
         settings=SimpleNamespace(samples_max=20_000, retry_max=0.2),
         clock=ManualClock(),
-        dead_letters=DeadLetters(folder / "db.jsonl"),
+        link=delivery.Link(dead_letters=DeadLetters(folder / "db.jsonl")),
         table=table,
     )
     async with asyncio.timeout(60), sink.session(), asyncio.TaskGroup() as tasks:

@@ -31,8 +31,8 @@ from typing import cast
 import uvloop
 from pymodbus.client import AsyncModbusTcpClient
 
-from gateway.sources.modbus.client import connect
-from gateway.sources.modbus.config import ModbusSettings, RegisterRow
+from gateway.sources.modbus.client import connect, transaction_ids
+from gateway.sources.modbus.config import ModbusTcpSettings, RegisterRow
 from gateway.sources.modbus.decode import BlockDecoder
 from gateway.sources.modbus.plan import plan
 
@@ -99,14 +99,15 @@ async def measure(port: int, rounds: int, reads: int) -> dict[str, list[float]]:
     rows = [
         RegisterRow(asset="a", tag=f"t{address}", address=address) for address in range(REGISTERS)
     ]
-    facts = {"type": "modbus-tcp", "name": "floor", "host": HOST, "map": "floor.csv"}
-    [scan] = plan(rows, ModbusSettings.model_validate(facts))
+    facts = {"type": "modbus-tcp", "name": "floor", "host": HOST, "port": port, "map": "floor.csv"}
+    settings = ModbusTcpSettings.model_validate(facts)
+    [scan] = plan(rows, settings)
     [block] = scan.blocks
     decoder = BlockDecoder(block, rows)
     _, bare = await asyncio.get_running_loop().create_connection(Bare, HOST, port)
     peer = AsyncModbusTcpClient(HOST, port=port, timeout=TIMEOUT_S)
     assert await peer.connect()
-    async with connect(HOST, port, TIMEOUT_S) as connection:
+    async with connect(settings, transaction_ids(0)) as connection:
 
         async def ours() -> bytes:
             return await connection.read(block.request, TIMEOUT_S)

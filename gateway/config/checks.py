@@ -22,7 +22,7 @@ from gateway.config.schema import GatewaySettings
 from gateway.errors import SluicegateError
 from gateway.inference.config import ModelSettings
 from gateway.settings import Secret
-from gateway.sources.modbus.config import ModbusSettings
+from gateway.sources.modbus.config import ModbusRtuSettings, ModbusSettings
 from gateway.sources.mqtt.config import MqttSettings, TopicSettings
 from gateway.stages.config import AggregateSettings
 from gateway.stages.windows import duration_text
@@ -126,6 +126,9 @@ def _unprivileged_port() -> int:
 
 
 def _check_modbus(found: Findings, path: KeyPath, source: ModbusSettings) -> None:
+    if isinstance(source, ModbusRtuSettings) and not Path(source.device).exists():
+        what = f"device = {toml_text(source.device)} is not there now"
+        found.warn((*path, "device"), what, "Plug the adapter in; until then nothing is read.")
     for name, period_s in source.scan_classes.items():
         where = (*path, "scan_classes", name)
         written = f'scan_classes.{name} = "{duration_text(period_s)}"'
@@ -290,15 +293,23 @@ def _is_here(host: str) -> bool:
 
 def _check_hosts(found: Findings, sources: Mapping[int, ModbusSettings | MqttSettings]) -> None:
     """Two connections to one device, or two clients that throw each other out of a broker."""
-    first: dict[tuple[str, str, int], int] = {}
+    first: dict[tuple[str, str], int] = {}
     for index, source in sources.items():
-        earlier = first.setdefault((source.type, source.host.lower(), source.port), index)
+        if isinstance(source, ModbusSettings):
+            key = ("modbus", source.address.lower())
+        else:
+            key = ("mqtt", f"{source.host.lower()}:{source.port}")
+        earlier = first.setdefault(key, index)
         if earlier == index:
             continue
         line = found.document.line(("source", earlier))
         other = f"the [[source]] at line {line}"
-        if isinstance(source, ModbusSettings):
-            what = f"{source.host}:{source.port} is also read by {other}"
+        if isinstance(source, ModbusRtuSettings):
+            what = f"{source.address} is also read by {other}"
+            mend = "A line has one master; put both maps into one."
+            found.problem(("source", index, "device"), what, mend)
+        elif isinstance(source, ModbusSettings):
+            what = f"{source.address} is also read by {other}"
             mend = "Many devices take one connection only; put both maps into one."
             found.warn(("source", index, "host"), what, mend)
         elif source.client_id and source.client_id == getattr(sources[earlier], "client_id", ""):

@@ -29,7 +29,7 @@ class MapReference(Settings):
 
     model_config = ConfigDict(extra="ignore")
 
-    type: Literal["modbus-tcp"]
+    type: Literal["modbus-tcp", "modbus-rtu"]
     name: str = ""
     register_map: Path = Field(alias="map")
     scan_classes: dict[str, Seconds] = Field(default={"default": 1.0})

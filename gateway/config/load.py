@@ -115,13 +115,26 @@ def _valid(adapter: TypeAdapter[Any], data: Any) -> Any:
         return None
 
 
+_PATHS = (
+    "register_map", "bundle", "tls_ca", "tls_certificate", "data_dir", "directory", "credentials",
+)  # fmt: skip
+
+
 def _with_absolute_paths(settings: Sluicegate, base: Path) -> Sluicegate:
     """The settings with paths that do not depend on where the process was started."""
 
     def absolute(entry: Any) -> Any:
         paths = {
             key: type(value)(base / value)
-            for key in ("register_map", "bundle", "tls_ca", "data_dir", "directory", "credentials")
+            for key in (
+                "register_map",
+                "bundle",
+                "tls_ca",
+                "tls_certificate",
+                "data_dir",
+                "directory",
+                "credentials",
+            )
             if (value := getattr(entry, key, None))
         }
         return entry.model_copy(update=paths)

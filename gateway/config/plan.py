@@ -14,7 +14,7 @@ from gateway.config.explain import legible
 from gateway.config.load import Config
 from gateway.config.planned import can_both_match, is_covered
 from gateway.config.reference import toml_text
-from gateway.config.schema import AnySink
+from gateway.config.schema import AnySink, SourceSettings
 from gateway.errors import BundleInvalid, Problem
 from gateway.inference.config import ModelSettings
 from gateway.sources.modbus.config import ModbusSettings
@@ -219,9 +219,8 @@ def _watches_nothing(
     )
 
 
-def _source(config: Config, source: ModbusSettings | MqttSettings) -> SourcePlan:
+def _source(config: Config, source: SourceSettings) -> SourcePlan:
     tags = [tag for tag in config.tags if tag.source == source.name]
-    address = f"{source.host}:{source.port}"
     if isinstance(source, MqttSettings):
         topics = tuple(
             TopicPlan(
@@ -235,7 +234,7 @@ def _source(config: Config, source: ModbusSettings | MqttSettings) -> SourcePlan
         return SourcePlan(
             name=source.name,
             type=source.type,
-            address=address,
+            address=f"{source.host}:{source.port}",
             tags=len(tags),
             may_grow=True,
             samples_per_s=None,
@@ -245,7 +244,7 @@ def _source(config: Config, source: ModbusSettings | MqttSettings) -> SourcePlan
     return SourcePlan(
         name=source.name,
         type=source.type,
-        address=address,
+        address=source.address,
         tags=len(tags),
         may_grow=False,
         samples_per_s=sum(scan.samples_per_s for scan in scans),

@@ -22,14 +22,16 @@ from gateway.sinks.config import (
     NatsSettings,
     PrometheusSettings,
 )
-from gateway.sources.modbus.config import ModbusSettings
+from gateway.sources.modbus.config import ModbusRtuSettings, ModbusTcpSettings
 from gateway.sources.mqtt.config import MqttSettings
 from gateway.spool.config import SpoolSettings
 from gateway.stages.config import AggregateSettings
 
 __all__ = ["AnySink", "GatewaySettings", "HttpSettings", "Sluicegate", "SourceSettings"]
 
-SourceSettings = Annotated[ModbusSettings | MqttSettings, Field(discriminator="type")]
+SourceSettings = Annotated[
+    ModbusTcpSettings | ModbusRtuSettings | MqttSettings, Field(discriminator="type")
+]
 AnySink = Annotated[
     Influx2Settings
     | Influx1Settings

@@ -83,6 +83,7 @@ class Source(Protocol):
 
 # By name, so that a protocol's code is loaded only by those who use it.
 _BUILDERS = {
+    "modbus-rtu": "gateway.sources.modbus.source",
     "modbus-tcp": "gateway.sources.modbus.source",
     "mqtt": "gateway.sources.mqtt.source",
 }

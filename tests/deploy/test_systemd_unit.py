@@ -52,6 +52,23 @@ def test_systemd_finds_nothing_wrong_with_it(tmp_path: Path, service: dict[str, 
     assert done.returncode == 0
 
 
+def test_the_drop_in_for_serial_lines_is_understood(
+    tmp_path: Path, service: dict[str, str]
+) -> None:
+    unit = tmp_path / UNIT.name
+    unit.write_text(UNIT.read_text().replace(service["ExecStart"].split()[0], "/bin/true"))
+    drop_in = tmp_path / f"{UNIT.name}.d" / "serial.conf"
+    drop_in.parent.mkdir()
+    drop_in.write_text(UNIT.with_name("serial.conf").read_text())
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", unit],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.stderr == ""
+    assert done.returncode == 0
+    assert "serial.conf" in README.read_text()
+
+
 def test_it_agrees_with_the_program(service: dict[str, str]) -> None:
     assert int(service["RestartPreventExitStatus"]) == EX_CONFIG
     data_dir = GatewaySettings(name="x").data_dir

@@ -1,27 +1,38 @@
-"""Client: one TCP connection, one request at a time. Used once: after any fault it is closed.
+"""Client: one connection or serial line, one request at a time. After any fault it is closed.
 
 A protocol on the transport, not streams: a serial read costs about half the CPU
 (`bench/modbus_floor.py`). One deadline covers connecting, and one the whole of an answer, however
 it dribbles in. What comes unasked closes the connection too, so that it can never be taken for
-the next answer.
+the next answer. On a serial line, where noise comes unasked, it is passed over: there an answer is
+known by what it says, and because the line was quiet before the request.
 """
 
 from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Iterator
+import ssl
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
-from typing import cast
+from typing import TypeAlias, cast
 
 from gateway.errors import DeviceRefused, SourceLost, SourceUnavailable, WireError
+from gateway.sources.modbus import serial
+from gateway.sources.modbus.config import ModbusRtuSettings, ModbusSettings, ModbusTcpSettings
+from gateway.sources.modbus.rtu import RtuExchange
 from gateway.sources.modbus.wire import Exchange, Request
 
 __all__ = ["Connection", "ConnectionClosed", "ResponseTimeout", "connect", "transaction_ids"]
 
+NewExchange: TypeAlias = Callable[[Request], Exchange | RtuExchange]
+
 # A peer that lost power says nothing: the kernel gives up on unacknowledged data, and on silence
 # (3 probes, 2 s apart, after 4 s), within 10 s.
 USER_TIMEOUT_MS = 8000
+QUIET_MIN_S = 0.00175
+# A device that was too late for one request is given so long to be over with it.
+LATE_ANSWER_S = 0.1
+SILENCE_MAX_S = 1.0
 KEEPALIVE = ((socket.TCP_KEEPIDLE, 4), (socket.TCP_KEEPINTVL, 2), (socket.TCP_KEEPCNT, 3))
 
 
@@ -49,13 +60,20 @@ def transaction_ids(first: int) -> Iterator[int]:
 class Connection(asyncio.Protocol):
     """An open connection."""
 
-    def __init__(self, ids: Iterator[int] | None = None) -> None:
-        self._ids = transaction_ids(0) if ids is None else ids
+    def __init__(self, exchange: NewExchange, *, quiet_s: float = 0.0) -> None:
+        """`quiet_s` is how long the line must be silent before a request; 0 is not a line."""
+        self._new_exchange = exchange
+        self._quiet_s = quiet_s
+        self._heard_s = 0.0
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport
-        self._exchange: Exchange | None = None
+        self._exchange: Exchange | RtuExchange | None = None
         self._waiting: asyncio.Future[bytes] | None = None
         self.lost: Exception | None = None  # why it is closed
+
+    def hear(self, more_s: float) -> None:
+        """Take the line for busy from now on, so much longer than it would be."""
+        self._heard_s = self._loop.time() + more_s
 
     @property
     def is_open(self) -> bool:
@@ -70,7 +88,11 @@ class Connection(asyncio.Protocol):
         if self.lost is not None:
             raise ConnectionClosed(f"the connection is closed: {self.lost}")
         assert self._waiting is None, "requests on a connection are serial"
-        self._exchange = exchange = Exchange(next(self._ids), request)
+        if self._quiet_s:
+            await self._silence()
+            if self.lost is not None:
+                raise ConnectionClosed(f"the connection is closed: {self.lost}")
+        self._exchange = exchange = self._new_exchange(request)
         waiting: asyncio.Future[bytes] = self._loop.create_future()
         self._waiting = waiting
         deadline = self._loop.call_later(timeout_s, self._time_out, timeout_s)
@@ -86,6 +108,16 @@ class Connection(asyncio.Protocol):
             deadline.cancel()
             self._exchange = self._waiting = None
 
+    async def _silence(self) -> None:
+        """Return once nothing has been heard for long enough (Serial Line 1.02, 2.5.1.1)."""
+        limit_s = self._loop.time() + SILENCE_MAX_S
+        while (left_s := self._heard_s + self._quiet_s - self._loop.time()) > 0:
+            if self._loop.time() > limit_s:
+                self.close(WireError("the line is never quiet", kind="noise"))
+            if self.lost is not None:
+                return
+            await asyncio.sleep(left_s)
+
     def close(self, reason: Exception) -> None:
         """End it; a read under way raises `reason`."""
         if self.lost is not None:
@@ -99,6 +131,8 @@ class Connection(asyncio.Protocol):
         # uvloop's transports have asyncio's interface, not its base class.
         self._transport = cast("asyncio.Transport", transport)
         sock = transport.get_extra_info("socket")
+        if sock is None:
+            return
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS)
@@ -107,7 +141,10 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         exchange, waiting = self._exchange, self._waiting
+        self._heard_s = self._loop.time()
         if exchange is None or waiting is None or waiting.done():
+            if self._quiet_s:
+                return  # noise, or a late answer: the next request waits until it is over
             what = f"the device sent {len(data)} bytes that nobody asked for"
             self.close(WireError(what, kind="unasked"))
             return
@@ -140,28 +177,78 @@ class Connection(asyncio.Protocol):
 
 
 @asynccontextmanager
-async def connect(
-    host: str, port: int, timeout_s: float, ids: Iterator[int] | None = None
-) -> AsyncIterator[Connection]:
+async def connect(settings: ModbusSettings, ids: Iterator[int]) -> AsyncIterator[Connection]:
     """A connection until the block ends; raises SourceUnavailable.
 
     `ids` numbers the requests; connections to one device should share it.
     """
-    loop = asyncio.get_running_loop()
-    try:
-        async with asyncio.timeout(timeout_s):
-            _, connection = await loop.create_connection(lambda: Connection(ids), host, port)
-    except TimeoutError as error:
-        raise SourceUnavailable(
-            f"{host}:{port} does not answer within {timeout_s:g} s",
-            hint="check the address, the cable and the firewall",
-        ) from error
-    except (OSError, UnicodeError) as error:  # a host name that IDNA refuses is a UnicodeError
-        raise SourceUnavailable(
-            f"cannot connect to {host}:{port}: {getattr(error, 'strerror', None) or error}",
-            hint="check that the device is on and its Modbus TCP server enabled",
-        ) from error
+    match settings:
+        case ModbusTcpSettings():
+            connection = await _connect(settings, ids)
+        case ModbusRtuSettings():
+            connection = _open_line(settings)
+        case _:
+            raise TypeError(f"no way to {type(settings).__name__}")
     try:
         yield connection
     finally:
         connection.close(SourceLost("closed"))
+
+
+async def _connect(settings: ModbusTcpSettings, ids: Iterator[int]) -> Connection:
+    loop = asyncio.get_running_loop()
+    new: NewExchange = lambda request: Exchange(next(ids), request)  # noqa: E731 - shorter so
+    if settings.framing == "rtu":
+        new = RtuExchange
+    try:
+        async with asyncio.timeout(settings.connect_timeout):
+            _, connection = await loop.create_connection(
+                lambda: Connection(new),
+                settings.host,
+                settings.port,
+                ssl=_tls(settings) if settings.tls else None,
+            )
+    except TimeoutError as error:
+        raise SourceUnavailable(
+            f"{settings.address} does not answer within {settings.connect_timeout:g} s",
+            hint="check the address, the cable and the firewall",
+        ) from error
+    except ssl.SSLCertVerificationError as error:
+        raise SourceUnavailable(
+            f"{settings.address}: {error.verify_message}",
+            hint="check the device's certificate, tls_ca and this clock",
+        ) from error
+    except (OSError, UnicodeError) as error:  # a host name that IDNA refuses is a UnicodeError
+        raise SourceUnavailable(
+            f"cannot connect to {settings.address}: {getattr(error, 'strerror', None) or error}",
+            hint="check that the device is on and its Modbus TCP server enabled",
+        ) from error
+    return connection
+
+
+def _tls(settings: ModbusTcpSettings) -> ssl.SSLContext:
+    """Modbus/TCP Security 2.1: TLS 1.2 or later, each side with a certificate."""
+    try:
+        context = ssl.create_default_context(cafile=settings.tls_ca or None)
+        if settings.tls_certificate:
+            context.load_cert_chain(settings.tls_certificate)
+    except OSError as error:  # ssl.SSLError is one
+        raise SourceUnavailable(
+            f"cannot use tls_ca or tls_certificate: {error.strerror or error}",
+            hint="they must be PEM files the service may read",
+        ) from error
+    return context
+
+
+def _open_line(settings: ModbusRtuSettings) -> Connection:
+    character_s = serial.character_s(settings)
+    # Three and a half characters, and above 19,200 baud no less than there (2.5.1.1).
+    connection = Connection(
+        lambda request: RtuExchange(request, has_echo=settings.echo),
+        quiet_s=max(3.5 * character_s, QUIET_MIN_S),
+    )
+    transport = serial.SerialTransport(serial.open_port(settings), connection)
+    connection.connection_made(cast("asyncio.Transport", transport))
+    # What was on its way when the line was given up must not be taken for the next answer.
+    connection.hear(LATE_ANSWER_S)
+    return connection

@@ -1,4 +1,4 @@
-"""What a [[source]] of type "modbus-tcp" may say, and a row of its register map."""
+"""What a Modbus [[source]] may say, and a row of its register map."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydantic import Field
 from gateway.settings import Name, Seconds, Settings
 from gateway.tag import ByteOrder, DataType
 
-__all__ = ["ModbusSettings", "RegisterRow", "Table"]
+__all__ = ["ModbusRtuSettings", "ModbusSettings", "ModbusTcpSettings", "RegisterRow", "Table"]
 
 
 class Table(StrEnum):
@@ -24,14 +24,10 @@ class Table(StrEnum):
 
 
 class ModbusSettings(Settings):
-    """One connection to a Modbus TCP device, or to a gateway with several unit ids behind it."""
+    """What every Modbus [[source]] has: its name, its map, and how it is read."""
 
-    type: Literal["modbus-tcp"]
+    type: str
     name: Name = Field(description="what logs, metrics and the page call it", examples=["press"])
-    host: str = Field(
-        min_length=1, description="IP address or host name", examples=["192.168.1.10"]
-    )
-    port: int = Field(default=502, ge=1, le=65535, description="TCP port")
     register_map: Path = Field(
         alias="map",
         description="CSV file of the tags; looked for beside the configuration",
@@ -44,12 +40,62 @@ class ModbusSettings(Settings):
         examples=[{"default": "1s", "fast": "200ms"}],
     )
     response_timeout: Seconds = Field(default=1.0, gt=0, description="for one whole answer")
-    connect_timeout: Seconds = Field(default=3.0, gt=0, description="for one attempt to connect")
     registers_max: int = Field(default=125, ge=1, le=125, description="most registers a request")
     bits_max: int = Field(default=2000, ge=1, le=2000, description="most coils or inputs a request")
     gap_max: int = Field(
         default=8, ge=0, le=124, description="largest gap of unused registers to read over"
     )
+
+    @property
+    def address(self) -> str:
+        """Where the device is, in words for a person."""
+        raise NotImplementedError
+
+
+class ModbusTcpSettings(ModbusSettings):
+    """One connection to a Modbus TCP device, or to a gateway with several unit ids behind it."""
+
+    type: Literal["modbus-tcp"]
+    host: str = Field(
+        min_length=1, description="IP address or host name", examples=["192.168.1.10"]
+    )
+    port: int = Field(default=502, ge=1, le=65535, description="TCP port")
+    framing: Literal["mbap", "rtu"] = Field(
+        default="mbap", description='"rtu" for serial servers that pass the bytes of the line on'
+    )
+    connect_timeout: Seconds = Field(default=3.0, gt=0, description="for one attempt to connect")
+    tls: bool = Field(default=False, description="Modbus/TCP Security; its port is 802")
+    tls_ca: str = Field(default="", description="file of the CA to trust; empty = the system's")
+    tls_certificate: str = Field(
+        default="", description="file of our certificate and key, for devices that ask for one"
+    )
+
+    @property
+    def address(self) -> str:
+        return f"{self.host}:{self.port}"
+
+
+class ModbusRtuSettings(ModbusSettings):
+    """A serial line (RS-485, RS-232) with one or more devices on it."""
+
+    type: Literal["modbus-rtu"]
+    device: str = Field(
+        min_length=1,
+        description="the port; a name below /dev/serial/by-id stays the same",
+        examples=["/dev/ttyUSB0"],
+    )
+    baud_rate: Literal[1200, 2400, 4800, 9600, 19200, 38400, 57600, 115200] = Field(
+        default=9600, description="as the devices have it"
+    )
+    parity: Literal["none", "even", "odd"] = Field(
+        default="even", description="as the devices have it; the standard's default is even"
+    )
+    stop_bits: Literal[1, 2] = Field(default=1, description="as the devices have it")
+    echo: bool = Field(default=False, description="the adapter hears what it sends")
+
+    @property
+    def address(self) -> str:
+        return self.device
 
 
 class RegisterRow(Settings):

@@ -138,7 +138,7 @@ class Scanner:
         """Open the connection, in place of the one there was; raises SourceUnavailable."""
         await self.close()
         settings, ids = self._device.settings, self._device.transaction_ids
-        opening = connect(settings.host, settings.port, settings.connect_timeout, ids)
+        opening = connect(settings, ids)
         self._connection = await self._opened.enter_async_context(opening)
 
     async def close(self) -> None:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from gateway.errors import DeviceRefused, WireError
 
-__all__ = ["ADU_BYTES_MAX", "READ_BITS_MAX", "READ_REGISTERS_MAX", "Exchange", "Request"]
+__all__ = ["ADU_BYTES_MAX", "READ_BITS_MAX", "READ_REGISTERS_MAX", "Exchange", "Request", "hint_of"]
 
 # 253 bytes of PDU (Application Protocol, 4.1) hold 125 registers or 2000 bits with their header.
 READ_REGISTERS_MAX = 125
@@ -44,6 +44,11 @@ _HINTS = {
     10: "the gateway in front of the device has no path to it",
     11: "the gateway in front of the device got no answer from it: check its wiring and unit id",
 }
+
+
+def hint_of(code: int) -> str:
+    """What to do about an exception code."""
+    return _HINTS.get(code, "not a code of the standard: see the device's manual")
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +126,7 @@ class Exchange:
                 function=request.function,
                 address=request.address,
                 code=code,
-                hint=_HINTS.get(code, "not a code of the standard: see the device's manual"),
+                hint=hint_of(code),
             )
         if function != request.function:
             raise self._wrong("function", f"function {function} instead of {request.function}")

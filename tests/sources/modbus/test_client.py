@@ -5,7 +5,8 @@ import random
 import socket
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager
 
 import pytest
 
@@ -16,7 +17,8 @@ from gateway.sources.modbus.client import (
     connect,
     transaction_ids,
 )
-from gateway.sources.modbus.wire import Request
+from gateway.sources.modbus.config import ModbusTcpSettings
+from gateway.sources.modbus.wire import Exchange, Request
 from tests.sources.modbus.hostile import (
     Asked,
     Hostile,
@@ -27,6 +29,19 @@ from tests.sources.modbus.hostile import (
 )
 
 PATIENT_S = 5.0
+
+
+def connect_to(
+    port: int, timeout_s: float, ids: Iterator[int] | None = None
+) -> AbstractAsyncContextManager[Connection]:
+    settings = ModbusTcpSettings.model_construct(
+        **tcp_defaults(), host="127.0.0.1", port=port, connect_timeout=timeout_s
+    )
+    return connect(settings, ids or transaction_ids(0))
+
+
+def tcp_defaults() -> dict[str, object]:
+    return {"framing": "mbap", "tls": False}
 
 
 def holding(address: int, quantity: int = 1, unit_id: int = 1) -> Request:
@@ -45,7 +60,7 @@ async def until(holds: Callable[[], bool]) -> None:
 
 
 async def test_reads_one_after_the_other_give_their_own_blocks() -> None:
-    async with hostile() as peer, connect("127.0.0.1", peer.port, PATIENT_S) as connection:
+    async with hostile() as peer, connect_to(peer.port, PATIENT_S) as connection:
         for address in range(50):
             request = holding(address, 1 + address, unit_id=address % 3)
             assert await connection.read(request, PATIENT_S) == truth_of(request)
@@ -56,7 +71,7 @@ async def test_reads_one_after_the_other_give_their_own_blocks() -> None:
 
 async def test_transaction_ids_start_again_at_1_and_never_are_0() -> None:
     ids = transaction_ids(65533)
-    async with hostile() as peer, connect("127.0.0.1", peer.port, PATIENT_S, ids) as connection:
+    async with hostile() as peer, connect_to(peer.port, PATIENT_S, ids) as connection:
         for _ in range(4):
             await connection.read(holding(1), PATIENT_S)
     assert [asked.tid for asked in peer.asked] == [65534, 65535, 1, 2]
@@ -67,7 +82,7 @@ async def test_nobody_listening_is_unavailable() -> None:
         taken.bind(("127.0.0.1", 0))  # bound, not listening: refused
         port = taken.getsockname()[1]
         with pytest.raises(SourceUnavailable, match="cannot connect"):
-            async with connect("127.0.0.1", port, PATIENT_S):
+            async with connect_to(port, PATIENT_S):
                 pass
 
 
@@ -75,7 +90,7 @@ async def test_the_answer_to_another_transaction_ends_the_connection() -> None:
     async def script(asked: Asked, _: asyncio.StreamWriter) -> bytes:
         return struct.pack(">H", asked.tid - 1) + right_to(asked)[2:]
 
-    async with hostile(script) as peer, connect("127.0.0.1", peer.port, PATIENT_S) as connection:
+    async with hostile(script) as peer, connect_to(peer.port, PATIENT_S) as connection:
         with pytest.raises(WireError):
             await connection.read(holding(1), PATIENT_S)
         assert not connection.is_open
@@ -92,13 +107,13 @@ async def test_a_late_answer_never_becomes_the_next_ones() -> None:
             await release.wait()
         return right_to(asked)
 
-    async with hostile(script) as peer, connect("127.0.0.1", peer.port, PATIENT_S) as connection:
+    async with hostile(script) as peer, connect_to(peer.port, PATIENT_S) as connection:
         with pytest.raises(ResponseTimeout):
             await connection.read(holding(1), 0.05)
         release.set()
         with pytest.raises(SourceLost):
             await connection.read(holding(2), PATIENT_S)
-        async with connect("127.0.0.1", peer.port, PATIENT_S) as anew:
+        async with connect_to(peer.port, PATIENT_S) as anew:
             assert await anew.read(holding(2), PATIENT_S) == truth_of(holding(2))
 
 
@@ -108,7 +123,7 @@ async def test_one_deadline_covers_an_answer_that_dribbles_in() -> None:
             writer.write(bytes([byte]))
             await asyncio.sleep(0.05)
 
-    async with hostile(script) as peer, connect("127.0.0.1", peer.port, PATIENT_S) as connection:
+    async with hostile(script) as peer, connect_to(peer.port, PATIENT_S) as connection:
         began_s = time.monotonic()
         with pytest.raises(ResponseTimeout):
             await connection.read(holding(1, 10), 0.2)
@@ -122,7 +137,7 @@ async def test_a_reset_within_an_answer_gives_no_value(sent: int) -> None:
         await asyncio.sleep(0)
         Hostile.reset(writer)
 
-    async with hostile(script) as peer, connect("127.0.0.1", peer.port, PATIENT_S) as connection:
+    async with hostile(script) as peer, connect_to(peer.port, PATIENT_S) as connection:
         with pytest.raises(SourceLost) as caught:
             await connection.read(holding(1), PATIENT_S)
         assert not isinstance(caught.value, ResponseTimeout)
@@ -133,7 +148,7 @@ async def test_a_refusal_leaves_the_connection_open() -> None:
     async def script(asked: Asked, _: asyncio.StreamWriter) -> bytes:
         return exception_to(asked, 2) if asked.address == 1 else right_to(asked)
 
-    async with hostile(script) as peer, connect("127.0.0.1", peer.port, PATIENT_S) as connection:
+    async with hostile(script) as peer, connect_to(peer.port, PATIENT_S) as connection:
         with pytest.raises(DeviceRefused):
             await connection.read(holding(1), PATIENT_S)
         assert await connection.read(holding(2), PATIENT_S) == truth_of(holding(2))
@@ -146,7 +161,7 @@ async def test_bytes_that_nobody_asked_for_end_the_connection() -> None:
         await asyncio.sleep(0.02)
         writer.write(right_to(asked))
 
-    async with hostile(script) as peer, connect("127.0.0.1", peer.port, PATIENT_S) as connection:
+    async with hostile(script) as peer, connect_to(peer.port, PATIENT_S) as connection:
         assert await connection.read(holding(1), PATIENT_S) == truth_of(holding(1))
         await until(lambda: not connection.is_open)
 
@@ -155,7 +170,7 @@ async def test_a_cancelled_read_closes_the_connection() -> None:
     async def script(_: Asked, __: asyncio.StreamWriter) -> None:
         return None
 
-    async with hostile(script) as peer, connect("127.0.0.1", peer.port, PATIENT_S) as connection:
+    async with hostile(script) as peer, connect_to(peer.port, PATIENT_S) as connection:
         reading = asyncio.create_task(connection.read(holding(1), PATIENT_S))
         await until(lambda: bool(peer.asked))
         reading.cancel()
@@ -165,7 +180,7 @@ async def test_a_cancelled_read_closes_the_connection() -> None:
 
 
 async def test_the_kernel_is_told_to_notice_a_peer_without_power() -> None:
-    async with hostile() as peer, connect("127.0.0.1", peer.port, PATIENT_S) as connection:
+    async with hostile() as peer, connect_to(peer.port, PATIENT_S) as connection:
         assert connection._transport is not None
         sock = connection._transport.get_extra_info("socket")
         for level, option in (
@@ -231,9 +246,10 @@ async def test_5000_hostile_polls_give_no_wrong_value() -> None:
     rng = random.Random(1)
     right, failed, late = 0, 0, []
     connection: Connection | None = None
+    ids = transaction_ids(0)
     for _ in range(5000):
         if connection is None or not connection.is_open:
-            connection = Connection()
+            connection = Connection(lambda request: Exchange(next(ids), request))
             wire = Wire(connection, rng)
             # Answers to the connection before must not count either, should they get here.
             wire._late = late

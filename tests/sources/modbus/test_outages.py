@@ -13,7 +13,7 @@ from gateway.asset import Assets, AssetSettings
 from gateway.clock import SystemClock
 from gateway.frame import Arrival
 from gateway.sources import SourceContext, supervise
-from gateway.sources.modbus.config import ModbusSettings
+from gateway.sources.modbus.config import ModbusTcpSettings
 from gateway.sources.modbus.source import ModbusSource, build
 from gateway.tag import Quality, TagTable
 from tests.sources.modbus.hostile import Asked, Hostile, exception_to, hostile, right_to, truth
@@ -31,7 +31,7 @@ def source_of(folder: Path, port: int, *rows: str) -> ModbusSource:
     (folder / "plc.csv").write_text("\n".join(["asset,tag,unit_id,address", *rows]))
     written = {"type": "modbus-tcp", "name": "plc", "host": "127.0.0.1", "port": port}
     written |= {"map": folder / "plc.csv", "scan_classes": {"default": 0.02}}
-    settings = ModbusSettings.model_validate(written | {"response_timeout": 0.05})
+    settings = ModbusTcpSettings.model_validate(written | {"response_timeout": 0.05})
     entry = AssetSettings.model_validate({"name": "*", "class": "pump"})
     context = SourceContext(
         clock=SystemClock(),

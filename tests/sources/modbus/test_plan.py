@@ -5,14 +5,14 @@ from itertools import combinations, pairwise
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.sources.modbus.config import ModbusSettings, RegisterRow, Table
+from gateway.sources.modbus.config import ModbusTcpSettings, RegisterRow, Table
 from gateway.sources.modbus.plan import plan, width_of
 from gateway.tag import DataType
 
 
-def modbus(**more: object) -> ModbusSettings:
+def modbus(**more: object) -> ModbusTcpSettings:
     base = {"type": "modbus-tcp", "name": "plc", "host": "h", "map": "m.csv"}
-    return ModbusSettings.model_validate(base | more)
+    return ModbusTcpSettings.model_validate(base | more)
 
 
 def row(address: int, data_type: str = "uint16", **more: object) -> RegisterRow:
@@ -20,7 +20,7 @@ def row(address: int, data_type: str = "uint16", **more: object) -> RegisterRow:
     return RegisterRow.model_validate(base | more)
 
 
-def spans(rows: list[RegisterRow], settings_: ModbusSettings) -> list[tuple[int, int]]:
+def spans(rows: list[RegisterRow], settings_: ModbusTcpSettings) -> list[tuple[int, int]]:
     return [
         (block.request.address, block.request.quantity)
         for scan in plan(rows, settings_)

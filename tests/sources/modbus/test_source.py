@@ -18,7 +18,7 @@ from gateway.clock import SystemClock
 from gateway.errors import SourceLost, SourceUnavailable
 from gateway.frame import Frame
 from gateway.sources import SourceContext
-from gateway.sources.modbus.config import ModbusSettings
+from gateway.sources.modbus.config import ModbusTcpSettings
 from gateway.sources.modbus.source import ModbusSource, build
 from gateway.tag import Quality, TagTable
 from tests.rig import free_port
@@ -60,7 +60,7 @@ class Rig:
             gateway_name="g",
             has_room=lambda: self.room,
         )
-        self.source: ModbusSource = build(ModbusSettings.model_validate(base | more), context)
+        self.source: ModbusSource = build(ModbusTcpSettings.model_validate(base | more), context)
 
     def read(self, frame_: Frame) -> dict[str, float | Quality]:
         """Tag -> its value, or its quality where that is not good."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import runpy
 
-from bench import encode, line
+from bench import drain, encode, line
 
 
 def main() -> None:
@@ -14,6 +14,8 @@ def main() -> None:
     encode.main()
     print("# spool")
     runpy.run_module("bench.spool", run_name="__main__")
+    print("# drain")
+    asyncio.run(drain.bench())
     print("# line")
     asyncio.run(line.main())
 

@@ -159,7 +159,8 @@ for _quality in Quality:
 
 def _times(frame: Frame) -> list[str]:
     texts = np.datetime_as_string(frame.t_ns.view("datetime64[ns]"), unit="ns")
-    return np.char.add(texts, "Z").tolist()  # type: ignore[no-any-return]
+    times: list[str] = np.char.add(texts, "Z").tolist()
+    return times
 
 
 def _clean(value: Any) -> Any:

@@ -63,6 +63,8 @@ def _warnings(view: GatewayView) -> Iterator[str]:
         stats = sink.stats
         if stats.state in ("retrying", "parked"):
             yield text_of(f"sink {sink.name}: {stats.state}: {stats.error_last}")
+        elif stats.state == "budget":
+            yield f"sink {sink.name}: its link's budget is used up, {stats.lag_s:.0f} s behind"
         elif stats.lag_s > LAG_MAX_S:
             yield f"sink {sink.name}: {stats.lag_s:.0f} s behind"
     for name, model in view.models.items():

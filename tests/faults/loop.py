@@ -53,7 +53,7 @@ class ManualLoop(asyncio.BaseEventLoop):
         self.call_later(seconds, self.stop)
         self.run_forever()
 
-    def run_in_executor(  # type: ignore[override]
+    def run_in_executor(  # type: ignore[override] - of one kind of call only
         self, executor: object, func: Callable[..., Any], *args: Any
     ) -> asyncio.Future[Any]:
         """`func` runs here and now, so that seeds decide what happens in which order."""

@@ -113,7 +113,7 @@ class World:
         self.persist(self.store.open)
         self.check_cursor()
         self.replay()
-        reader = SpoolReader("db", tuple(Lane), self.store, TABLE, None)  # type: ignore[arg-type]
+        reader = SpoolReader("db", tuple(Lane), self.store, TABLE, None)  # type: ignore[arg-type] - see loop
         deliver = partial(
             Delivery,
             sink=self.server,

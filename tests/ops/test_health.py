@@ -65,3 +65,9 @@ def test_a_card_that_wears_too_fast_is_a_warning(view: FakeView) -> None:
     health = health_of(view)
     assert health.status == "degraded"
     assert health.warnings == ("spool wears the card: " + view.wear.warning,)
+
+
+def test_a_budget_that_is_used_up_is_a_warning(view: FakeView) -> None:
+    view.sinks[0].stats.state = "budget"
+    view.sinks[0].stats.lag_s = 90
+    assert health_of(view).warnings == ("sink influx: its link's budget is used up, 90 s behind",)

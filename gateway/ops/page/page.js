@@ -139,6 +139,7 @@ function showOverview(tick) {
   const stuck = tick.sinks.filter((sink) => ["retrying", "parked"].includes(sink.state));
   put(byId("lag"), tick.sinks.length ? duration(lag, 1) : "–");
   put(byId("lag-note"), stuck.length ? `${stuck[0].name} is ${stuck[0].state}`
+    : tick.sinks.some((sink) => sink.state === "budget") ? "the link's budget is used up"
     : tick.sinks.length ? `${grouped.format(tick.sinks.reduce((sum, sink) => sum + sink.samples_total, 0))} samples sent`
     : "no sink; kept in the spool");
   mark(tile("lag"), "state", stuck.length ? "warn" : "");
@@ -258,7 +259,8 @@ function showPanels(tick) {
   })), "No source.");
   fill("sinks", tick.sinks.map((sink) => ({
     name: sink.name,
-    state: ["retrying", "parked"].includes(sink.state) ? "bad" : sink.state === "starting" ? "unknown" : "ok",
+    state: ["retrying", "parked"].includes(sink.state) ? "bad" : sink.state === "starting" ? "unknown"
+      : sink.state === "budget" ? "warn" : "ok",
     word: sink.state,
     error: ["retrying", "parked"].includes(sink.state) ? sink.error_last : "",
     facts: [

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -40,11 +41,15 @@ class DeadLetters:
         self.letters_total = 0
         self.letters_lost_total = 0  # could not be written
         self._is_failing = False
+        self._writing = threading.Lock()  # two deliveries of a sink may bury at once
 
     def put(self, frame: Frame, reasons: Mapping[int, str], table: TagTable) -> None:
-        """Keep some rows of a frame with the reason of each."""
-        if not reasons:
-            return
+        """Keep some rows of a frame with the reason of each. In any thread."""
+        if reasons:
+            with self._writing:
+                self._put(frame, reasons, table)
+
+    def _put(self, frame: Frame, reasons: Mapping[int, str], table: TagTable) -> None:
         self.letters_total += len(reasons)
         lines = [self._line(frame, row, why, table) for row, why in reasons.items()]
         sizes = np.cumsum([len(line) for line in lines])

@@ -28,8 +28,10 @@ from gateway.tag import TagTable
 
 __all__ = ["Backfill", "Backlog", "Batch", "SpoolReader"]
 
-# Behind by more batches than this, what is written now does not wait for what was.
+# Behind by more than this, what is written now does not wait for what was. A batch may be small,
+# on a slow link; then a few of them are soon made up for.
 LIVE_AFTER_BATCHES = 2
+LIVE_AFTER_SAMPLES = 10_000
 # Each outage during a backfill makes another; with so many, the newest grows like a backlog.
 SPANS_MAX = 64
 
@@ -166,8 +168,8 @@ class SpoolReader:
         """Whether there is anything to read; far behind, with a backfill, it goes to the end."""
         end, spans = self._store.samples_end(lane), self._spans[lane]
         behind = end - self._live_place(lane)
-        is_far = behind > LIVE_AFTER_BATCHES * samples_max and len(spans) < SPANS_MAX
-        if is_far and self._backfill is not None:
+        is_far = behind > max(LIVE_AFTER_BATCHES * samples_max, LIVE_AFTER_SAMPLES)
+        if is_far and len(spans) < SPANS_MAX and self._backfill is not None:
             self._span_last += 1
             # With a batch of what came last, every tag that lives is current at once.
             start = end - samples_max

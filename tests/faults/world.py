@@ -31,6 +31,7 @@ from gateway.clock import ManualClock
 from gateway.frame import Frame, Lane, Turn
 from gateway.sinks.deadletters import DeadLetters
 from gateway.sinks.delivery import Delivery, Link
+from gateway.spool import reader as reader_module
 from gateway.spool.reader import SpoolReader
 from gateway.spool.store import Group, Store
 from tests.faults.loop import ManualLoop
@@ -125,6 +126,7 @@ class World:
             table=TABLE,
         )
         self.reader = reader
+        reader_module.LIVE_AFTER_SAMPLES = 0  # a world has a few hundred in all
         current = deliver(reader=reader)
         self.delivering = [LOOP.create_task(current.run())]
         if self.rng.random() < 0.5:

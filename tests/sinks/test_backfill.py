@@ -22,6 +22,7 @@ from gateway.sinks.config import Influx2Settings
 from gateway.sinks.deadletters import DeadLetters
 from gateway.sinks.delivery import Delivery, Link
 from gateway.sinks.influxdb import InfluxSink, build
+from gateway.spool import reader as reader_module
 from gateway.spool.config import SpoolSettings
 from gateway.spool.log import Spool
 from gateway.tag import TagTable
@@ -35,6 +36,7 @@ BATCH = 200
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(delivery_module, "RETRY_FIRST_S", 0.004)
+    monkeypatch.setattr(reader_module, "LIVE_AFTER_SAMPLES", 0)
 
 
 class Plant:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from gateway.frame import Frame, Lane, Turn
+from gateway.spool import reader as reader_module
 from gateway.spool.log import Spool
 from gateway.spool.reader import SpoolReader
 from gateway.spool.store import Store
@@ -18,6 +19,11 @@ from tests.spool.conftest import Opener
 from tests.spool.simulated_disk import SimulatedDisk
 
 RAW_ONLY = (Lane.RAW,)
+
+
+@pytest.fixture(autouse=True)
+def soon_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reader_module, "LIVE_AFTER_SAMPLES", 0)
 
 
 def turn_of(*values: float, **lanes: float) -> Turn:

@@ -110,6 +110,19 @@ class Secret:
     def __hash__(self) -> int:
         return hash(self.reference)
 
+    def stamp(self) -> tuple[int, int] | None:
+        """What changes when the file of the secret does; None without one. Touches the disk."""
+        kind, _, where = self.reference.partition(":")
+        try:
+            facts = self._path(where).stat()
+        except OSError:
+            return None
+        return (facts.st_mtime_ns, facts.st_size) if kind == "file" else None
+
+    @staticmethod
+    def _path(where: str) -> Path:
+        return Path(os.environ.get("CREDENTIALS_DIRECTORY", ".")) / where
+
     def read(self) -> str:
         """The secret; SluicegateError, naming the reference, when it is not there.
 
@@ -123,7 +136,7 @@ class Secret:
                     hint=f"set it, or change {self.reference!r} in the configuration",
                 )
             return os.environ[where]
-        path = Path(os.environ.get("CREDENTIALS_DIRECTORY", ".")) / where
+        path = self._path(where)
         try:
             return path.read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:

@@ -40,6 +40,7 @@ import numpy as np
 from gateway.clock import Clock
 from gateway.errors import SinkError, SinkParked, SinkRejected, SinkTooLarge, SinkUnavailable
 from gateway.frame import EMPTY_FRAME, Frame, Lane
+from gateway.settings import Secret
 from gateway.sinks import Receipt, Sink
 from gateway.sinks.budget import Budget
 from gateway.sinks.deadletters import DeadLetters
@@ -70,6 +71,7 @@ GROWTH = 1.05
 PAUSE_MAX_S = 10.0
 # How often it is asked whether the next hour has begun, or an event has come.
 BUDGET_POLL_S = 1.0
+SECRET_POLL_S = 1.0
 
 
 class Reader(Protocol):
@@ -102,6 +104,7 @@ class Link:
     dead_letters: DeadLetters
     selection: Selection | None = None  # None: every tag
     budget: Budget | None = None
+    secrets: tuple[Secret, ...] = ()  # that the sink logs in with
     writing: AbstractAsyncContextManager[object] = field(
         default_factory=contextlib.nullcontext
     )  # a lock, for a sink that takes one batch at a time
@@ -124,6 +127,7 @@ class Delivery:
         """`ahead` sends what is current; then this one what was left behind, giving way to it."""
         self._selection = link.selection or Selection(table)
         self._budget = link.budget
+        self._secrets = link.secrets
         self._ahead = ahead
         self._writing = link.writing
         self._is_well = asyncio.Event()  # nothing keeps what is sent from being stored
@@ -145,7 +149,8 @@ class Delivery:
     async def run(self) -> None:
         """Deliver until cancelled; what was under way then is delivered again."""
         while True:
-            if not self._stats.error_last and self._ahead is None:
+            is_waiting = self._stats.error_last or self._stats.state == "budget"
+            if not is_waiting and self._ahead is None:
                 self._stats.state = "idle"
             batch = await self._reader.next(int(self._samples_max))
             if not self._may_send(batch.lane):
@@ -283,10 +288,29 @@ class Delivery:
             self._failures += 1
             self._stats.retries_total += 1
             self._refresh_lag()
-            await asyncio.sleep(pause_s)
+            if state == "parked":
+                await self._wait_for_a_person(pause_s)
+            else:
+                await asyncio.sleep(pause_s)
             too_slow = slow >= SLOW_FAILURES_MAX and len(frame) > SLOW_SAMPLES_MIN
             if faults >= patience or too_slow:
                 return trouble
+
+    async def _wait_for_a_person(self, pause_s: float) -> None:
+        """Pause; a secret whose file was written anew is tried at once."""
+        if not self._secrets:
+            await asyncio.sleep(pause_s)
+            return
+        before = await asyncio.to_thread(self._stamps)
+        loop = asyncio.get_running_loop()
+        end_s = loop.time() + pause_s
+        while (left_s := end_s - loop.time()) > 0:
+            await asyncio.sleep(min(left_s, SECRET_POLL_S))
+            if await asyncio.to_thread(self._stamps) != before:
+                return
+
+    def _stamps(self) -> list[tuple[int, int] | None]:
+        return [secret.stamp() for secret in self._secrets]
 
     async def _write(self, frame: Frame) -> Receipt:
         """What the sink says; a defect in it counts as a failure that these rows may cause."""

@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import logging
 import re
 import ssl
 import time
@@ -34,8 +33,6 @@ if TYPE_CHECKING:
     from nats.aio.client import Client
 
 __all__ = ["NatsSink", "build", "subject_token"]
-
-log = logging.getLogger(__name__)
 
 IN_FLIGHT_MAX = 64
 # The server counts headers as payload; ours take less.
@@ -67,6 +64,7 @@ class NatsSink:
         self._settings = settings
         self._encoder = MessageEncoder(table, settings.format)
         self._client: Client | None = None
+        self._said = ""  # by the client, of what it tried last
         self._lost = asyncio.Event()  # the connection of `client` is over
 
     @asynccontextmanager
@@ -157,12 +155,14 @@ class NatsSink:
             lost.set()
 
         async def said(error: Exception) -> None:
-            log.debug("sink.nats sink=%s error=%s", self.name, error)
+            self._said = str(error)
 
         self._client = await nats.connect(
             self._settings.url,
             name=f"sluicegate {self.name}",
             allow_reconnect=False,
+            max_reconnect_attempts=1,  # of this connecting; with none it tries for ever
+            reconnect_time_wait=0,
             connect_timeout=max(1, round(self._settings.timeout)),
             disconnected_cb=over,
             closed_cb=over,
@@ -186,11 +186,13 @@ class NatsSink:
         return facts
 
     def _told(self, failed: Exception) -> SinkError:
-        from nats.errors import NoRespondersError  # noqa: PLC0415 - loaded by now
+        from nats.errors import NoRespondersError, NoServersError  # noqa: PLC0415 - loaded by now
         from nats.js.errors import APIError, NoStreamResponseError  # noqa: PLC0415
 
         url = self._settings.url
         words = str(failed).removeprefix("nats: ") or type(failed).__name__
+        if isinstance(failed, NoServersError) and self._said:
+            words, self._said = self._said, ""
         match failed:
             case NoStreamResponseError() | NoRespondersError():
                 subject = self._settings.subject.replace("{asset}", "*")

@@ -100,7 +100,7 @@ class _Outage:
         stats.errors_total["lost"] += 1
         if defect is not None and text != self._defect:
             self._defect = text
-            log.error('source.defect source=%s error="%s"', source.name, text, exc_info=defect)
+            log.error("source.defect source=%s error=%s", source.name, text, exc_info=defect)
         elif not self._is_away:
-            log.warning('source.lost source=%s error="%s"', source.name, text)
+            log.warning("source.lost source=%s error=%s", source.name, text)
         self._is_away = True

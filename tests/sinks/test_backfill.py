@@ -26,8 +26,9 @@ from gateway.spool import reader as reader_module
 from gateway.spool.config import SpoolSettings
 from gateway.spool.log import Spool
 from gateway.tag import TagTable
-from tests.samples import make_tag
+from tests.samples import make_frame, make_tag
 from tests.sinks.fake_influx import FakeInflux, fake_influx
+from tests.sinks.fake_reader import FakeReader
 
 BACKLOG = 4000
 BATCH = 200
@@ -174,7 +175,7 @@ async def test_the_backlog_leaves_the_link_its_share(tmp_path: Path) -> None:
 
 
 async def test_a_used_up_budget_holds_everything_but_events(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(delivery_module, "BUDGET_POLL_S", 0.01)
     table = TagTable()
@@ -201,6 +202,8 @@ async def test_a_used_up_budget_holds_everything_but_events(
                 await made.append(5)
             await made.until(lambda: sink.stats.state == "budget")
             assert 1600 <= sink.stats.bytes_total <= 2000
+            await asyncio.sleep(0.1)
+            assert caplog.text.count("sink.budget_used") == 1  # said once, not at every look
             assert sink.stats.lag_samples > 0
             alarm = Frame.of(10**18, np.array([event], np.int32), np.array([1.0]))
             await spool.append(Turn(10**18, {Lane.EVENT: alarm}))
@@ -210,3 +213,42 @@ async def test_a_used_up_budget_holds_everything_but_events(
             budget._day.number -= 1
             await made.until(lambda: len(fake.stored) > 25)
             running.cancel()
+
+
+async def test_a_token_that_is_written_anew_is_tried_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delivery_module, "SECRET_POLL_S", 0.01)
+    token = tmp_path / "token"
+    token.write_text("old")
+    table = TagTable()
+    table.add(make_tag("pump.flow"))
+    async with fake_influx() as fake:
+
+        def answer(_: list[str]) -> web.Response:
+            is_right = fake.requests[-1].headers["Authorization"] == "Token new"
+            return web.Response(status=204 if is_right else 401)
+
+        fake.answer = answer
+        facts = {"type": "influxdb2", "name": "db", "url": fake.url, "bucket": "b"}
+        settings = Influx2Settings.model_validate(facts | {"token": f"file:{token}"})
+        sink = build(settings, table)
+        reader = FakeReader([make_frame([(1000.0, 0, 1.0)])])
+        delivery = Delivery(
+            sink=sink,
+            reader=reader,
+            settings=settings,
+            clock=SystemClock(),
+            table=table,
+            link=Link(dead_letters=DeadLetters(tmp_path / "db.jsonl"), secrets=(settings.token,)),
+        )
+        async with sink.session(), asyncio.TaskGroup() as tasks:
+            running = tasks.create_task(delivery.run())
+            await fake.asked(1)
+            await asyncio.sleep(0.1)
+            assert len(fake.requests) == 1  # half a minute is to pass before the next
+            token.write_text("new")
+            async with asyncio.timeout(5):
+                await reader.done.wait()
+            running.cancel()
+        assert len(fake.requests) == 2

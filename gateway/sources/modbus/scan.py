@@ -301,7 +301,7 @@ class Scanner:
     def _say_refused(self, refused: Sequence[tuple[int, DeviceRefused]]) -> None:
         names = ",".join(self._tag(row) for row, _ in refused[:_TAGS_NAMED_MAX])
         log.warning(
-            'modbus.tags_refused source=%s count=%d tags=%s error="%s"',
+            "modbus.tags_refused source=%s count=%d tags=%s error=%s",
             self._name,
             len(refused),
             names + ("..." if len(refused) > _TAGS_NAMED_MAX else ""),
@@ -313,7 +313,7 @@ class Scanner:
         silent = self._device.patience.silent_units
         for unit_id in silent - self._said_silent:
             log.warning(
-                'modbus.unit_silent source=%s unit_id=%d error="%s"',
+                "modbus.unit_silent source=%s unit_id=%d error=%s",
                 self._name,
                 unit_id,
                 self._error,

@@ -191,7 +191,7 @@ class Turns:
                     if name.startswith(prefix)
                 }
                 window.restore(table_ids[arrays.pop(_TAGS)], arrays)
-        except (LookupError, ValueError) as error:
+        except (LookupError, TypeError, ValueError) as error:
             log.info("pipeline.checkpoint_passed_over reason=other aggregates now (%s)", error)
             for window in self._windows:
                 window.forget()

@@ -152,7 +152,7 @@ class SpoolReader:
         samples, oldest_ns = 0, 0
         for lane in self._lanes:
             place = self._place(lane)
-            ahead = sum(span.stop - max(span.start, place) for span in self._spans[lane])
+            ahead = sum(max(0, s.stop - max(s.start, place)) for s in self._spans[lane])
             waiting = self._store.samples_from(lane, place) - ahead
             if waiting > 0:
                 samples += waiting

@@ -238,7 +238,7 @@ class Writer:
             return
         try:
             self._store.save_checkpoint(checkpoint)
-        except OSError as error:
+        except Exception as error:  # noqa: BLE001 - it only saves work; the samples need this thread
             log.warning("spool.checkpoint_not_saved error=%s consequence=a longer replay", error)
 
     def _save_cursors(self, *, sync: bool) -> None:

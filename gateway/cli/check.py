@@ -124,6 +124,8 @@ def _source_lines(source: SourcePlan) -> Iterator[str]:
             _rate(scan.samples_per_s),
         )
         yield from _listed(scan.requests, REQUESTS_SHOWN_MAX, "      ")
+    if source.line_busy is not None:
+        yield f"    the line is busy for {source.line_busy:.0%} of the time, and as devices think"
     for topic in source.topics:
         yield f"    {topic.topic_filter}  QoS {topic.qos}, {topic.payload}"
         fields = ", ".join(topic.fields) or "every number, true or false, and text"

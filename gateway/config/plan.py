@@ -17,7 +17,7 @@ from gateway.config.reference import toml_text
 from gateway.config.schema import AnySink, SourceSettings
 from gateway.errors import BundleInvalid, Problem
 from gateway.inference.config import ModelSettings
-from gateway.sources.modbus.config import ModbusSettings
+from gateway.sources.modbus.config import ModbusRtuSettings, ModbusSettings
 from gateway.sources.mqtt.config import MqttSettings
 
 __all__ = [
@@ -80,6 +80,7 @@ class SourcePlan:
     samples_per_s: float | None  # None where messages decide
     scans: tuple[ScanPlan, ...] = ()
     topics: tuple[TopicPlan, ...] = ()
+    line_busy: float | None = None  # share of a serial line's time, at least
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -249,7 +250,16 @@ def _source(config: Config, source: SourceSettings) -> SourcePlan:
         may_grow=False,
         samples_per_s=sum(scan.samples_per_s for scan in scans),
         scans=scans,
+        line_busy=_line_busy(config, source),
     )
+
+
+def _line_busy(config: Config, source: ModbusSettings) -> float | None:
+    if not isinstance(source, ModbusRtuSettings):
+        return None
+    from gateway.sources.modbus.line import loads  # noqa: PLC0415 - if it is used
+
+    return sum(share for _, share in loads(config.register_maps[source.name], source))
 
 
 def _scans(config: Config, source: ModbusSettings) -> Iterator[ScanPlan]:

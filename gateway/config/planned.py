@@ -19,7 +19,7 @@ from gateway.config.reference import toml_text
 from gateway.errors import Problem
 from gateway.inference.config import ModelSettings
 from gateway.settings import matches_any
-from gateway.sources.modbus.config import RegisterRow
+from gateway.sources.modbus.config import ModbusRtuSettings, RegisterRow
 from gateway.sources.mqtt.config import FieldSettings, MqttSettings, TopicSettings
 from gateway.stages.config import AggregateSettings
 from gateway.stages.windows import duration_text
@@ -28,6 +28,8 @@ from gateway.tag import DataType, Tag
 __all__ = ["can_both_match", "check_tags", "is_covered"]
 
 NAMES_LISTED_MAX = 5
+# The rest is for devices to think, and for what has to be asked twice.
+LINE_BUSY_MAX = 0.7
 _SET = re.compile(r"\[!?.[^\]]*\]")
 
 
@@ -47,6 +49,8 @@ def check_tags(found: Findings, draft: Draft, base: Path) -> None:
         if isinstance(source, MqttSettings):
             for number, topic in enumerate(source.topics):
                 planner.add_topic(("source", index, "topic", number), source, topic)
+        elif isinstance(source, ModbusRtuSettings) and source.name in found.register_maps:
+            _check_line(found, ("source", index), source, found.register_maps[source.name])
     sources_are_right = _all_right(found, "source", draft.source)
     if len(found.problems) > before or not sources_are_right or not assets_are_right:
         return  # tags are missing; whoever speaks of them is not to blame
@@ -59,6 +63,31 @@ def check_tags(found: Findings, draft: Draft, base: Path) -> None:
     for number, model in draft.model.items():
         _check_watched(found, ("model", number), model)
     _check_unused(found, draft.asset)
+
+
+def _check_line(
+    found: Findings, path: KeyPath, source: ModbusRtuSettings, rows: Sequence[RegisterRow]
+) -> None:
+    """Whether the line can carry what is to be read over it."""
+    from gateway.sources.modbus.line import loads  # noqa: PLC0415 - if it is used
+
+    shares = loads(rows, source)
+    busy = sum(share for _, share in shares)
+    if busy <= LINE_BUSY_MAX:
+        return
+    worst, share = max(shares, key=lambda each: each[1])
+    tags = [f"{row.asset}.{row.tag}" for row in rows if row.scan_class == worst.scan_class]
+    named = ", ".join(tags[:NAMES_LISTED_MAX]) + ", ..." * (len(tags) > NAMES_LISTED_MAX)
+    what = (
+        f"{source.device} would be busy for {busy:.0%} of the time at {source.baud_rate} baud,"
+        f" {share:.0%} of it with the scan class {toml_text(worst.scan_class)}"
+    )
+    mend = f"Give some of its tags a slower scan class ({named}), or raise baud_rate."
+    where = (*path, "scan_classes")
+    if busy > 1:
+        found.problem(where, what, mend)
+    else:
+        found.warn(where, what, mend)
 
 
 def is_covered(tag: Tag, aggregate: AggregateSettings) -> bool:

@@ -19,6 +19,7 @@ from typing import TypeAlias, cast
 from gateway.errors import DeviceRefused, SourceLost, SourceUnavailable, WireError
 from gateway.sources.modbus import serial
 from gateway.sources.modbus.config import ModbusRtuSettings, ModbusSettings, ModbusTcpSettings
+from gateway.sources.modbus.line import quiet_s
 from gateway.sources.modbus.rtu import RtuExchange
 from gateway.sources.modbus.wire import Exchange, Request
 
@@ -29,7 +30,6 @@ NewExchange: TypeAlias = Callable[[Request], Exchange | RtuExchange]
 # A peer that lost power says nothing: the kernel gives up on unacknowledged data, and on silence
 # (3 probes, 2 s apart, after 4 s), within 10 s.
 USER_TIMEOUT_MS = 8000
-QUIET_MIN_S = 0.00175
 # A device that was too late for one request is given so long to be over with it.
 LATE_ANSWER_S = 0.1
 SILENCE_MAX_S = 1.0
@@ -241,11 +241,8 @@ def _tls(settings: ModbusTcpSettings) -> ssl.SSLContext:
 
 
 def _open_line(settings: ModbusRtuSettings) -> Connection:
-    character_s = serial.character_s(settings)
-    # Three and a half characters, and above 19,200 baud no less than there (2.5.1.1).
     connection = Connection(
-        lambda request: RtuExchange(request, has_echo=settings.echo),
-        quiet_s=max(3.5 * character_s, QUIET_MIN_S),
+        lambda request: RtuExchange(request, has_echo=settings.echo), quiet_s=quiet_s(settings)
     )
     transport = serial.SerialTransport(serial.open_port(settings), connection)
     connection.connection_made(cast("asyncio.Transport", transport))

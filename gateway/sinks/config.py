@@ -158,6 +158,9 @@ class FileSinkSettings(SinkSettings):
     """Files in a folder: for a mounted share, or somebody who comes with a USB stick."""
 
     type: Literal["file"]
+    live_first: bool = Field(
+        default=False, description="true: after an outage what is current goes before the rest"
+    )
     directory: str = Field(
         min_length=1, description="folder of the files; it is made", examples=["/media/usb/plant"]
     )

@@ -146,3 +146,8 @@ async def test_a_folder_that_may_not_be_written_parks_with_a_hint(
     async with sink.session():
         with pytest.raises(SinkParked, match="ReadWritePaths"):
             await put(sink, 1.0)
+
+
+def test_files_are_written_in_the_order_of_the_samples_unless_asked_otherwise() -> None:
+    settings = FileSinkSettings.model_validate({"type": "file", "name": "s", "directory": "/x"})
+    assert not settings.live_first

@@ -52,13 +52,19 @@ class Budget:
         self._path = path
         self._hour = _Period(HOUR_NS, bytes_hour)
         self._day = _Period(DAY_NS, bytes_day)
+        self._counted = 0
 
     @property
     def is_bounded(self) -> bool:
         return bool(self._hour.bytes_max or self._day.bytes_max)
 
+    def count(self, sent_total: int, now_ns: int) -> None:
+        """So much has been sent in all since the start, stored or not."""
+        size, self._counted = sent_total - self._counted, sent_total
+        self.add(size, now_ns)
+
     def add(self, size: int, now_ns: int) -> None:
-        """So much has been sent, stored or not."""
+        """So much more has been sent."""
         self._hour.add(size, now_ns)
         self._day.add(size, now_ns)
 

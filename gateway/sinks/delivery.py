@@ -319,11 +319,7 @@ class Delivery:
         began_s = self._clock.monotonic_s()
         try:
             async with self._writing:
-                sent_before = self._stats.bytes_total
-                try:
-                    return await self._sink.write(frame)
-                finally:
-                    self._charge(sent_before)
+                return await self._sink.write(frame)
         except SinkError:
             raise
         except Exception as defect:
@@ -333,11 +329,8 @@ class Delivery:
             raise SinkUnavailable(f"a defect in the sink: {said}", is_server_fault=True) from defect
         finally:
             self._busy_s += self._clock.monotonic_s() - began_s
-
-    def _charge(self, sent_before: int) -> None:
-        """Two that write at once may charge the same bytes: a budget is no less kept for it."""
-        if self._budget is not None:
-            self._budget.add(self._stats.bytes_total - sent_before, self._clock.utc_ns())
+            if self._budget is not None:
+                self._budget.count(self._stats.bytes_total, self._clock.utc_ns())
 
     async def wait_until_well(self) -> None:
         """Return once nothing keeps this delivery from its sink."""

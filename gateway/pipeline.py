@@ -162,11 +162,7 @@ class Gateway:
                         dead_letters=DeadLetters(self._dead_letter_path(sink.name)),
                         selection=Selection(self.table, settings.tags, settings.exclude_tags),
                         budget=budget,
-                        secrets=tuple(
-                            value
-                            for key in ("token", "password")
-                            if (value := getattr(settings, key, None)) is not None
-                        ),
+                        secrets=settings.secrets,
                         writing=nullcontext() if sink.is_concurrent else asyncio.Lock(),
                     ),
                 )

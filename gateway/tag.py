@@ -120,6 +120,17 @@ class Tag:
         """Whether sinks write its values as integers."""
         return self.data_type.is_integer and not self.is_scaled
 
+    @property
+    def value_type(self) -> DataType:
+        """What its values are after scaling: STRING, BOOL, INT64 for any integer, else FLOAT64."""
+        match self.data_type:
+            case DataType.STRING:
+                return DataType.STRING
+            case DataType.BOOL if not self.is_scaled:
+                return DataType.BOOL
+            case _:
+                return DataType.INT64 if self.is_exact_integer else DataType.FLOAT64
+
 
 # Vectors double when they are full: adding n tags costs O(n), however they arrive.
 _CAPACITY_FIRST = 256

@@ -27,7 +27,8 @@ import orjson
 from gateway.errors import SluicegateError
 from gateway.frame import Frame
 from gateway.sinks.lineprotocol import LineEncoder
-from gateway.tag import DataType, Quality, Tag, TagTable
+from gateway.sinks.rows import clean
+from gateway.tag import DataType, Quality, TagTable
 
 __all__ = ["COLUMNS", "Told", "export"]
 
@@ -113,7 +114,7 @@ class _Columns:
             labels = orjson.dumps(_clean(dict(tag.labels))).decode()
             names = (tag.name, tag.eng_unit, tag.measurement, tag.field, tag.asset, labels)
             self.tags.append(names)
-            self.kinds.append(_kind_of(tag))
+            self.kinds.append(tag.value_type)
 
     def values(self, frame: Frame) -> list[Any]:
         """Each row's value as what it is: int, float, bool, str, or None for no value."""
@@ -126,17 +127,6 @@ class _Columns:
         for row, value in values_exact.items():
             values[row] = value
         return values
-
-
-def _kind_of(tag: Tag) -> DataType:
-    """What its values are after scaling: INT64 for any whole number, FLOAT64 for any other."""
-    match tag.data_type:
-        case DataType.STRING:
-            return DataType.STRING
-        case DataType.BOOL if not tag.is_scaled:
-            return DataType.BOOL
-        case _:
-            return DataType.INT64 if tag.is_exact_integer else DataType.FLOAT64
 
 
 def _value_of(value: float, kind: DataType) -> Any:
@@ -164,9 +154,9 @@ def _times(frame: Frame) -> list[str]:
 
 
 def _clean(value: Any) -> Any:
-    """Text that can be encoded: half a Unicode character becomes a question mark."""
+    """Texts within, such that they can be encoded."""
     if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode()
+        return clean(value)
     if isinstance(value, dict):
         return {_clean(key): _clean(item) for key, item in value.items()}
     return value

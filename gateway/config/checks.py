@@ -207,30 +207,29 @@ _WHOLE_LEVELS = ("+", "#", "{asset}", "{field}")
 
 def _check_sink(found: Findings, path: KeyPath, sink: Any, base: Path) -> None:
     _check_once(found, (*path, "lanes"), sink.lanes)
-    if sink.type == "kafka":
-        _check_login(found, path, sink.username, sink.password, "password")
-        _check_tls_ca(found, path, sink, base, used=sink.tls)
-        if sink.password is not None and not sink.tls:
-            what = "the password crosses the network unencrypted"
-            found.warn((*path, "password"), what, "Write tls = true.")
-    written = getattr(sink, "url", None)
-    if written is None:
-        return
-    url = _split(written)
-    if url is None:
-        what = f"url = {toml_text(written)} has no host, or a port that is not one"
-        found.problem((*path, "url"), what, 'Write url = "http://127.0.0.1:8086".')
-        return
+    is_here = False
+    match sink.type:
+        case "file":
+            return
+        case "kafka":
+            is_encrypted, mend = sink.tls, "Write tls = true."
+        case _:
+            url = _split(sink.url)
+            if url is None:
+                what = f"url = {toml_text(sink.url)} has no host, or a port that is not one"
+                found.problem((*path, "url"), what, 'Write url = "http://127.0.0.1:8086".')
+                return
+            is_encrypted, is_here = url.scheme in ("https", "tls"), _is_here(url.hostname or "")
+            mend = "Write a url that begins with https://."
     if hasattr(sink, "username"):
         _check_login(found, path, sink.username, sink.password, "password")
     if hasattr(sink, "token"):
         _check_secret(found, (*path, "token"), sink.token)
-    _check_tls_ca(found, path, sink, base, used=url.scheme in ("https", "tls"))
+    _check_tls_ca(found, path, sink, base, used=is_encrypted)
     for key in ("token", "password"):
-        is_plain = url.scheme not in ("https", "tls") and not _is_here(url.hostname or "")
-        if getattr(sink, key, None) is not None and is_plain:
+        if getattr(sink, key, None) is not None and not (is_encrypted or is_here):
             what = f"the {key} crosses the network unencrypted"
-            found.warn((*path, key), what, "Write a url that begins with https://.")
+            found.warn((*path, key), what, mend)
 
 
 def _split(text: str) -> SplitResult | None:

@@ -125,17 +125,7 @@ def _with_absolute_paths(settings: Sluicegate, base: Path) -> Sluicegate:
 
     def absolute(entry: Any) -> Any:
         paths = {
-            key: type(value)(base / value)
-            for key in (
-                "register_map",
-                "bundle",
-                "tls_ca",
-                "tls_certificate",
-                "data_dir",
-                "directory",
-                "credentials",
-            )
-            if (value := getattr(entry, key, None))
+            key: type(value)(base / value) for key in _PATHS if (value := getattr(entry, key, None))
         }
         return entry.model_copy(update=paths)
 

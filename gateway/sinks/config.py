@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Literal
 
 from pydantic import Field
 
-from gateway.settings import Bytes, Name, Seconds, SecretReference, Settings
+from gateway.settings import Bytes, Name, Seconds, Secret, SecretReference, Settings
 from gateway.spool.config import LaneName
 
 __all__ = [
+    "BrokerSinkSettings",
     "FileSinkSettings",
     "HttpJsonSettings",
+    "HttpLoginSettings",
     "HttpSinkSettings",
     "Influx1Settings",
     "Influx2Settings",
@@ -58,9 +61,15 @@ class SinkSettings(Settings):
     )
 
     @property
+    @abstractmethod
     def target(self) -> str:
         """Where it goes, in words for a person."""
-        return ""
+
+    @property
+    def secrets(self) -> tuple[Secret, ...]:
+        """What it logs in with."""
+        named = (getattr(self, key, None) for key in ("token", "password"))
+        return tuple(secret for secret in named if secret is not None)
 
 
 class HttpSinkSettings(SinkSettings):
@@ -82,6 +91,14 @@ class HttpSinkSettings(SinkSettings):
         return self.url
 
 
+class HttpLoginSettings(HttpSinkSettings):
+    """One that may want a name and a password, or a token."""
+
+    username: str = Field(default="", description="empty = log in without one")
+    password: SecretReference | None = Field(default=None, description="goes with `username`")
+    token: SecretReference | None = Field(default=None, description="sent as a bearer token")
+
+
 class Influx2Settings(HttpSinkSettings):
     """InfluxDB 2, or anything that speaks its /api/v2/write (VictoriaMetrics)."""
 
@@ -97,7 +114,7 @@ class Influx2Settings(HttpSinkSettings):
         return f"{self.url} bucket {self.bucket}"
 
 
-class LineProtocolSettings(HttpSinkSettings):
+class LineProtocolSettings(HttpLoginSettings):
     """Line protocol to anything that takes it: Telegraf, VictoriaMetrics, QuestDB."""
 
     type: Literal["lineprotocol"]
@@ -109,9 +126,6 @@ class LineProtocolSettings(HttpSinkSettings):
     accept: tuple[int, ...] = Field(
         default=(204,), min_length=1, description="HTTP: answers that mean a batch is stored"
     )
-    username: str = Field(default="", description="HTTP: empty = log in without one")
-    password: SecretReference | None = Field(default=None, description="goes with `username`")
-    token: SecretReference | None = Field(default=None, description="HTTP: sent as a bearer token")
     resend_bytes: Bytes = Field(
         default=2**20,
         ge=0,
@@ -122,7 +136,7 @@ class LineProtocolSettings(HttpSinkSettings):
     )
 
 
-class PrometheusSettings(HttpSinkSettings):
+class PrometheusSettings(HttpLoginSettings):
     """Prometheus remote write 1.0: Prometheus, VictoriaMetrics, Mimir, Thanos."""
 
     type: Literal["prometheus"]
@@ -131,12 +145,9 @@ class PrometheusSettings(HttpSinkSettings):
         description="the whole address of the receiver",
         examples=["http://127.0.0.1:9090/api/v1/write"],
     )
-    username: str = Field(default="", description="empty = log in without one")
-    password: SecretReference | None = Field(default=None, description="goes with `username`")
-    token: SecretReference | None = Field(default=None, description="sent as a bearer token")
 
 
-class HttpJsonSettings(HttpSinkSettings):
+class HttpJsonSettings(HttpLoginSettings):
     """A JSON array of samples, posted to a web server of one's own."""
 
     type: Literal["http_json"]
@@ -149,9 +160,6 @@ class HttpJsonSettings(HttpSinkSettings):
         default=(), description="answers that mean a batch is stored; empty = 200 to 299"
     )
     headers: dict[str, str] = Field(default={}, description="sent with every request")
-    username: str = Field(default="", description="empty = log in without one")
-    password: SecretReference | None = Field(default=None, description="goes with `username`")
-    token: SecretReference | None = Field(default=None, description="sent as a bearer token")
 
 
 class FileSinkSettings(SinkSettings):
@@ -179,7 +187,18 @@ class FileSinkSettings(SinkSettings):
         return f"{self.directory} as {self.format}"
 
 
-class NatsSettings(SinkSettings):
+class BrokerSinkSettings(SinkSettings):
+    """A broker that keeps messages."""
+
+    format: Literal["jsonl", "lineprotocol"] = Field(
+        default="jsonl", description="what a message holds"
+    )
+    username: str = Field(default="", description="empty = log in without one")
+    password: SecretReference | None = Field(default=None, description="goes with `username`")
+    tls_ca: str = Field(default="", description="file of the CA to trust; empty = the system's")
+
+
+class NatsSettings(BrokerSinkSettings):
     """NATS JetStream."""
 
     type: Literal["nats"]
@@ -193,24 +212,18 @@ class NatsSettings(SinkSettings):
         pattern=r"^[^\s.*>]+(\.[^\s.*>]+)*$",
         description="where to publish; {asset} is the asset's name",
     )
-    format: Literal["jsonl", "lineprotocol"] = Field(
-        default="jsonl", description="what a message holds"
-    )
     bytes_max: Bytes = Field(
         default=512 * 1024, ge=1024, description="size of a message; the server's bound holds too"
     )
-    username: str = Field(default="", description="empty = log in without one")
-    password: SecretReference | None = Field(default=None, description="goes with `username`")
     token: SecretReference | None = Field(default=None, description="instead of a username")
     credentials: str = Field(default="", description="file of a user's JWT and seed")
-    tls_ca: str = Field(default="", description="file of the CA to trust; empty = the system's")
 
     @property
     def target(self) -> str:
         return f"{self.url} subject {self.subject}"
 
 
-class KafkaSettings(SinkSettings):
+class KafkaSettings(BrokerSinkSettings):
     """Apache Kafka, and what speaks its protocol (Redpanda)."""
 
     type: Literal["kafka"]
@@ -220,19 +233,13 @@ class KafkaSettings(SinkSettings):
     topic: str = Field(
         pattern=r"^[A-Za-z0-9._-]{1,249}$", description="where to write", examples=["plant"]
     )
-    format: Literal["jsonl", "lineprotocol"] = Field(
-        default="jsonl", description="what a message holds"
-    )
     bytes_max: Bytes = Field(
         default=512 * 1024, ge=1024, le=10**9, description="size of a message, uncompressed"
     )
     tls: bool = Field(default=False, description="encrypt the connection")
-    tls_ca: str = Field(default="", description="file of the CA to trust; empty = the system's")
     sasl: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
         default="SCRAM-SHA-512", description="how to log in, where there is a username"
     )
-    username: str = Field(default="", description="empty = log in without one")
-    password: SecretReference | None = Field(default=None, description="goes with `username`")
     librdkafka: dict[str, str | int | bool] = Field(
         default={}, description="settings of the client library, for what has no key here"
     )

@@ -28,7 +28,7 @@ from gateway.errors import (
 )
 from gateway.settings import Secret
 from gateway.sinks import SinkStats
-from gateway.sinks.config import HttpSinkSettings
+from gateway.sinks.config import HttpLoginSettings, HttpSinkSettings
 from gateway.sinks.refusal import words_of
 
 if TYPE_CHECKING:
@@ -39,9 +39,11 @@ __all__ = [
     "HttpClient",
     "basic",
     "cuts",
+    "login",
     "read_secret",
     "token_header",
     "trusted_by",
+    "untrusted",
     "verdict",
 ]
 
@@ -128,10 +130,8 @@ class HttpClient:
             is_slow = not isinstance(late, aiohttp.ServerTimeoutError)  # that one: not connected
             waited = f"no answer within {self._settings.timeout:g} s"
             raise SinkUnavailable(f"{url}: {waited}", is_slow=is_slow) from late
-        except aiohttp.ClientConnectorCertificateError as untrusted:
-            reason = str(untrusted.certificate_error)
-            hint = "nothing was sent; check the server's certificate, tls_ca and this clock"
-            raise SinkParked(f"{url}: {reason}", hint=hint) from untrusted
+        except aiohttp.ClientConnectorCertificateError as refused:
+            raise untrusted(url, str(refused.certificate_error)) from refused
         except (aiohttp.ClientError, OSError, ValueError) as failed:
             raise SinkUnavailable(f"{url}: {str(failed) or type(failed).__name__}") from failed
         if error is None:
@@ -234,6 +234,20 @@ def read_secret(secret: Secret | None) -> str:
         return secret.read() if secret else ""
     except SluicegateError as missing:
         raise SinkParked(missing.message, hint=missing.hint) from missing
+
+
+def login(settings: HttpLoginSettings) -> dict[str, str]:
+    """The header that lets us in, by name and password or by token; none where neither is set."""
+    return {
+        **basic(settings.username, settings.password),
+        **token_header("Bearer", settings.token),
+    }
+
+
+def untrusted(url: str, reason: str) -> SinkParked:
+    """The other end shows a certificate that nobody vouches for."""
+    hint = "nothing was sent; check the server's certificate, tls_ca and this clock"
+    return SinkParked(f"{url}: {reason}", hint=hint)
 
 
 async def _read(content: aiohttp.StreamReader) -> bytes:

@@ -61,10 +61,8 @@ class HttpJsonSink:
         return Receipt(accepted=range(len(frame)))
 
     def _headers(self) -> dict[str, str]:
-        settings = self._settings
         return {
             "Content-Type": "application/json",
-            **settings.headers,
-            **http.basic(settings.username, settings.password),
-            **http.token_header("Bearer", settings.token),
+            **self._settings.headers,
+            **http.login(self._settings),
         }

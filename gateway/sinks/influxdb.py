@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from gateway.errors import SinkError, SinkRejected
+from gateway.errors import SinkRejected
 from gateway.frame import BoolArray, Frame
 from gateway.sinks import Receipt, SinkStats, http
 from gateway.sinks.config import (
@@ -26,11 +26,10 @@ from gateway.sinks.lineprotocol import Encoded, LineEncoder, RowArray
 from gateway.sinks.refusal import Conflict, conflict_in, named_points
 from gateway.tag import Quality, TagTable
 
-__all__ = ["Api", "InfluxSink", "build", "verdict"]
+__all__ = ["Api", "InfluxSink", "build"]
 
 InfluxSettings: TypeAlias = Influx1Settings | Influx2Settings | Influx3Settings
 
-STORED = 204
 # Fields that a batch may have of another type than the server keeps, before it is halved.
 CONFLICTS_MAX = 16
 PORTAL_HINT = "this is no InfluxDB: a proxy or a log-in page answers in its place"
@@ -49,11 +48,6 @@ class Api:
 def build(settings: InfluxSettings, table: TagTable) -> InfluxSink:
     """The sink for one [[sink]]."""
     return InfluxSink(settings, _api_of(settings), table)
-
-
-def verdict(status: int, said: bytes, headers: Mapping[str, str]) -> SinkError | None:
-    """What an InfluxDB's answer means for the batch; None when it is stored."""
-    return http.verdict(status, said, headers, stored=(STORED,), portal_hint=PORTAL_HINT)
 
 
 class InfluxSink:

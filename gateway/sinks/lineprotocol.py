@@ -40,6 +40,12 @@ STRING_BYTES_MAX = 65_535
 SERIES_BYTES_MAX = 65_535
 
 _FLOAT, _INTEGER, _BOOL, _STRING, _REFUSED = range(5)
+_KINDS = {
+    DataType.FLOAT64: _FLOAT,
+    DataType.INT64: _INTEGER,
+    DataType.BOOL: _BOOL,
+    DataType.STRING: _STRING,
+}
 _SUFFIXES = (b",", b"i,", b",", b",", b"")
 _BAD = int(Quality.BAD)  # numpy compares with an int four times as fast as with an IntEnum
 _UNWRITABLE = (
@@ -234,7 +240,7 @@ class LineEncoder:
         return (
             f"{measurement}{labels} ".encode(),
             f"{_escaped(tag.field)}=".encode(),
-            _kind_of(tag),
+            _KINDS[tag.value_type],
         )
 
 
@@ -268,16 +274,6 @@ def number_texts(column: npt.NDArray[Any]) -> list[bytes]:
         return []
     text = orjson.dumps(np.ascontiguousarray(column), option=orjson.OPT_SERIALIZE_NUMPY)
     return text[1:-1].split(b",")
-
-
-def _kind_of(tag: Tag) -> int:
-    match tag.data_type:
-        case DataType.STRING:
-            return _STRING
-        case DataType.BOOL:
-            return _FLOAT if tag.is_scaled else _BOOL
-        case _:
-            return _INTEGER if tag.is_exact_integer else _FLOAT
 
 
 def _unwritable(tag: Tag) -> str:

@@ -17,13 +17,12 @@ import ssl
 import struct
 import termios
 import time
-from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from urllib.parse import urlsplit
 
-from gateway.errors import SinkParked, SinkUnavailable
+from gateway.errors import SinkUnavailable
 from gateway.frame import Frame
 from gateway.sinks import Receipt, Sink, SinkStats, http
 from gateway.sinks.config import LineProtocolSettings
@@ -50,17 +49,10 @@ def build(settings: LineProtocolSettings, table: TagTable) -> Sink:
     api = Api(
         url=settings.url,
         query={},
-        authorize=partial(_authorize, settings),
+        authorize=partial(http.login, settings),
         stored=settings.accept,
     )
     return InfluxSink(settings, api, table)
-
-
-def _authorize(settings: LineProtocolSettings) -> dict[str, str]:
-    return {
-        **http.basic(settings.username, settings.password),
-        **http.token_header("Bearer", settings.token),
-    }
 
 
 class StreamSink:
@@ -75,8 +67,7 @@ class StreamSink:
         self._encoder = LineEncoder(table)
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
-        self._recent: deque[bytes] = deque()  # what was sent last, oldest first
-        self._recent_bytes = 0
+        self._recent = b""  # what was sent last, whole lines
         self._is_doubtful = False  # the last connection was lost with `recent` on it
 
     @asynccontextmanager
@@ -102,10 +93,8 @@ class StreamSink:
                 self._lose()
                 waited = f"not taken within {self._settings.timeout:g} s"
                 raise SinkUnavailable(f"{self._settings.url}: {waited}", is_slow=True) from late
-            except ssl.SSLCertVerificationError as untrusted:
-                reason = f"{self._settings.url}: {untrusted.verify_message}"
-                hint = "nothing was sent; check the server's certificate, tls_ca and this clock"
-                raise SinkParked(reason, hint=hint) from untrusted
+            except ssl.SSLCertVerificationError as refused:
+                raise http.untrusted(self._settings.url, refused.verify_message) from refused
             except OSError as failed:
                 self._lose()
                 raise SinkUnavailable(
@@ -118,8 +107,7 @@ class StreamSink:
     async def _send(self, body: bytes) -> None:
         writer = await self._opened()
         if self._is_doubtful:
-            for sent in self._recent:
-                writer.write(sent)
+            writer.write(self._recent)
         writer.write(body)
         await writer.drain()
         await self._confirmed(writer)
@@ -157,17 +145,12 @@ class StreamSink:
             await asyncio.sleep(CONFIRM_PERIOD_S)
 
     def _keep(self, body: bytes) -> None:
-        self._recent.append(body)
-        self._recent_bytes += len(body)
-        while self._recent and self._recent_bytes > self._settings.resend_bytes:
-            oldest = self._recent.popleft()
-            self._recent_bytes -= len(oldest)
-            rest = oldest[len(oldest) - (self._settings.resend_bytes - self._recent_bytes) :]
-            rest = rest.partition(b"\n")[2]  # whole lines only
-            if rest and self._recent_bytes + len(rest) <= self._settings.resend_bytes:
-                self._recent.appendleft(rest)
-                self._recent_bytes += len(rest)
-                break
+        """Remember the last `resend_bytes`, without a line that this would cut."""
+        sent = self._recent + body
+        begin = max(0, len(sent) - self._settings.resend_bytes)
+        if begin and sent[begin - 1 : begin] != b"\n":
+            begin = sent.find(b"\n", begin) + 1 or len(sent)
+        self._recent = sent[begin:]
 
     def _lose(self) -> None:
         """The connection is of no use any more."""

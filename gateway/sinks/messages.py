@@ -62,12 +62,15 @@ class MessageEncoder:
             why = f"{len(pieces[i])} bytes, and a message may have {bytes_max}"
             refused |= dict.fromkeys(rows_of[i].tolist(), why)
         assets = self._asset_of[frame.tag_ids[first_rows]]
+        kept = np.flatnonzero(fits)
+        kept = kept[np.argsort(assets[kept], kind="stable")]
         messages: list[Message] = []
-        for asset in np.unique(assets[fits]).tolist():
-            chosen = np.flatnonzero((assets == asset) & fits).tolist()
-            messages += self._cut(
-                asset, [pieces[i] for i in chosen], [rows_of[i] for i in chosen], bytes_max
-            )
+        for chosen in np.split(kept, np.flatnonzero(np.diff(assets[kept])) + 1):
+            if len(chosen):
+                asset, places = int(assets[chosen[0]]), chosen.tolist()
+                messages += self._cut(
+                    asset, [pieces[i] for i in places], [rows_of[i] for i in places], bytes_max
+                )
         return messages, refused
 
     def _cut(

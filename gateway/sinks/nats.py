@@ -31,6 +31,7 @@ from gateway.tag import TagTable
 
 if TYPE_CHECKING:
     from nats.aio.client import Client
+    from nats.js.client import JetStreamContext
 
 __all__ = ["NatsSink", "build", "subject_token"]
 
@@ -102,7 +103,8 @@ class NatsSink:
         messages, refused = self._encoder.encode(frame, bytes_max)
         room = asyncio.Semaphore(IN_FLIGHT_MAX)
         ending = asyncio.ensure_future(self._lost.wait())
-        sending = asyncio.gather(*(self._send(client, message, room) for message in messages))
+        stream = client.jetstream()
+        sending = asyncio.gather(*(self._send(stream, message, room) for message in messages))
         both: set[asyncio.Future[Any]] = {ending, sending}
         try:
             await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
@@ -119,7 +121,7 @@ class NatsSink:
         return refused
 
     async def _send(
-        self, client: Client, message: Message, room: asyncio.Semaphore
+        self, stream: JetStreamContext, message: Message, room: asyncio.Semaphore
     ) -> dict[int, str]:
         """Publish one; the rows that the stream will never take."""
         from nats.js.errors import APIError  # noqa: PLC0415 - loaded by now
@@ -128,7 +130,7 @@ class NatsSink:
         key = hashlib.blake2b(subject.encode() + b"\n" + message.payload, digest_size=16)
         async with room:
             try:
-                await client.jetstream().publish(
+                await stream.publish(
                     subject,
                     message.payload,
                     timeout=self._settings.timeout,
@@ -201,8 +203,7 @@ class NatsSink:
             case APIError():
                 return SinkUnavailable(f"{url}: {failed.description or words}")
             case ssl.SSLCertVerificationError():
-                hint = "nothing was sent; check the server's certificate, tls_ca and this clock"
-                return SinkParked(f"{url}: {failed.verify_message}", hint=hint)
+                return http.untrusted(url, failed.verify_message)
             case FileNotFoundError() | PermissionError():
                 return SinkParked(f"{url}: {failed}", hint="check credentials")
         if any(word in words.lower() for word in _LOGIN_WORDS):

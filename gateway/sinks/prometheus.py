@@ -97,17 +97,15 @@ class PrometheusSink:
     def _prepare(self) -> None:
         tags = [self._table[i] for i in range(len(self._heads), len(self._table))]
         if tags:
-            self._heads += [b"" if _is_text(tag) else _encoded_labels(tag) for tag in tags]
+            self._heads += [_encoded_labels(tag) for tag in tags]
             self._has_place = np.array([bool(head) for head in self._heads])
 
     def _headers(self) -> dict[str, str]:
-        settings = self._settings
         return {
             "Content-Type": "application/x-protobuf",
             "Content-Encoding": "snappy",
             "X-Prometheus-Remote-Write-Version": "0.1.0",
-            **http.basic(settings.username, settings.password),
-            **http.token_header("Bearer", settings.token),
+            **http.login(self._settings),
         }
 
 
@@ -156,11 +154,10 @@ def labels_of(tag: Tag) -> Mapping[str, str]:
     return dict(sorted(labels.items()))
 
 
-def _is_text(tag: Tag) -> bool:
-    return tag.data_type is DataType.STRING
-
-
 def _encoded_labels(tag: Tag) -> bytes:
+    """The `labels` fields of a tag's series; empty for a text, which has no place there."""
+    if tag.data_type is DataType.STRING:
+        return b""
     return b"".join(
         _field(1, _field(1, _utf8(name)) + _field(2, _utf8(value)))
         for name, value in labels_of(tag).items()

@@ -17,10 +17,16 @@ from gateway.frame import ByteArray, Frame, TimeArray
 from gateway.sinks.lineprotocol import number_texts
 from gateway.tag import DataType, Quality, Tag, TagTable
 
-__all__ = ["CSV_HEADER", "RowEncoder", "csv_rows", "json_rows"]
+__all__ = ["CSV_HEADER", "RowEncoder", "clean", "csv_rows", "json_rows"]
 
 CSV_HEADER = b"time,tag,value,unit,quality\r\n"
 _FLOAT, _INTEGER, _BOOL, _STRING = range(4)
+_KINDS = {
+    DataType.FLOAT64: _FLOAT,
+    DataType.INT64: _INTEGER,
+    DataType.BOOL: _BOOL,
+    DataType.STRING: _STRING,
+}
 # The names of the quality codes; a code that has none stays a number.
 _QUALITY = [str(code).encode() for code in range(256)]
 for _known in Quality:
@@ -93,26 +99,27 @@ class RowEncoder:
         tags = [self._table[tag_id] for tag_id in range(known, len(self._table))]
         self._heads = np.append(self._heads, np.array([*map(self._head, tags), b""], object)[:-1])
         self._tails = np.append(self._tails, np.array([*map(self._tail, tags), b""], object)[:-1])
-        self._kinds = np.append(self._kinds, np.array([_kind_of(tag) for tag in tags], np.uint8))
+        kinds = [_KINDS[tag.value_type] for tag in tags]
+        self._kinds = np.append(self._kinds, np.array(kinds, np.uint8))
 
 
 def json_rows(table: TagTable) -> RowEncoder:
     """Objects with time (RFC 3339), tag, value, quality, unit, measurement, field and labels."""
 
     def head(tag: Tag) -> bytes:
-        return orjson.dumps({"tag": _clean(tag.name)})[1:-1] + b',"value":'
+        return orjson.dumps({"tag": clean(tag.name)})[1:-1] + b',"value":'
 
     def tail(tag: Tag) -> bytes:
         facts = {
-            "unit": _clean(tag.eng_unit),
-            "measurement": _clean(tag.measurement),
-            "field": _clean(tag.field),
-            "labels": {_clean(key): _clean(value) for key, value in tag.labels},
+            "unit": clean(tag.eng_unit),
+            "measurement": clean(tag.measurement),
+            "field": clean(tag.field),
+            "labels": {clean(key): clean(value) for key, value in tag.labels},
         }
         return b"," + orjson.dumps(facts)[1:-1]
 
     def text(value: str) -> bytes:
-        return orjson.dumps(_clean(value))
+        return orjson.dumps(clean(value))
 
     layout = b'{"time":"%b",%b%b%b,"quality":"%b"}'
     return RowEncoder(table, head, tail, text, b"null", layout)
@@ -140,19 +147,9 @@ def time_texts(t_ns: TimeArray) -> list[bytes]:
 def _csv(text: str) -> bytes:
     if any(mark in text for mark in ',"\r\n') or text != text.strip():
         text = '"' + text.replace('"', '""') + '"'
-    return _clean(text).encode()
+    return clean(text).encode()
 
 
-def _clean(text: str) -> str:
+def clean(text: str) -> str:
     """Text that can be encoded: half a Unicode character becomes a question mark."""
     return text.encode("utf-8", "replace").decode()
-
-
-def _kind_of(tag: Tag) -> int:
-    match tag.data_type:
-        case DataType.STRING:
-            return _STRING
-        case DataType.BOOL if not tag.is_scaled:
-            return _BOOL
-        case _:
-            return _INTEGER if tag.is_exact_integer else _FLOAT

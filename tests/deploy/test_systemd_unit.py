@@ -40,16 +40,21 @@ def test_its_exposure_is_at_most_two() -> None:
     assert done.returncode == 0
 
 
-def test_systemd_finds_nothing_wrong_with_it(tmp_path: Path, service: dict[str, str]) -> None:
-    program = service["ExecStart"].split()[0]
-    unit = tmp_path / UNIT.name
-    unit.write_text(UNIT.read_text().replace(program, "/bin/true"))
+def assert_verified(unit: Path) -> None:
+    """That systemd finds nothing to say about it."""
     done = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", unit],
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert done.stderr == ""
     assert done.returncode == 0
+
+
+def test_systemd_finds_nothing_wrong_with_it(tmp_path: Path, service: dict[str, str]) -> None:
+    program = service["ExecStart"].split()[0]
+    unit = tmp_path / UNIT.name
+    unit.write_text(UNIT.read_text().replace(program, "/bin/true"))
+    assert_verified(unit)
 
 
 def test_the_drop_in_for_serial_lines_is_understood(
@@ -60,12 +65,7 @@ def test_the_drop_in_for_serial_lines_is_understood(
     drop_in = tmp_path / f"{UNIT.name}.d" / "serial.conf"
     drop_in.parent.mkdir()
     drop_in.write_text(UNIT.with_name("serial.conf").read_text())
-    done = subprocess.run(
-        ["systemd-analyze", "verify", "--man=no", unit],
-        capture_output=True, text=True, timeout=60, check=False,
-    )  # fmt: skip
-    assert done.stderr == ""
-    assert done.returncode == 0
+    assert_verified(unit)
     assert "serial.conf" in README.read_text()
 
 

@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import AsyncIterator
 from email.utils import formatdate
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -21,13 +22,16 @@ from gateway.errors import (
     SinkTooLarge,
     SinkUnavailable,
 )
+from gateway.sinks import http
 from gateway.sinks.config import Influx1Settings, Influx2Settings, Influx3Settings
-from gateway.sinks.influxdb import InfluxSink, build, verdict
+from gateway.sinks.influxdb import PORTAL_HINT, InfluxSink, build
 from gateway.tag import DataType, TagTable
 from tests.rig import free_port
 from tests.samples import make_frame, make_tag
 from tests.servers import Influx1, Victoria, running
 from tests.sinks.fake_influx import FakeInflux, fake_influx
+
+verdict = partial(http.verdict, stored=(204,), portal_hint=PORTAL_HINT)
 
 
 def influx2(url: str, **more: object) -> Influx2Settings:

@@ -9,6 +9,8 @@ import {
 const SILENCE_MS = 5000;
 const RECONNECT_MS = 2000;
 const RATE_POINTS = 60;
+// Any other state of a sink is a good one.
+const SINK_TONES = { retrying: "bad", parked: "bad", budget: "warn", starting: "unknown" };
 
 const byId = (id) => document.getElementById(id);
 const tile = (id) => byId(id).closest(".tile");
@@ -136,7 +138,7 @@ function showOverview(tick) {
   mark(tile("sources-up"), "state", up < tick.sources.length ? "warn" : "");
 
   const lag = Math.max(0, ...tick.sinks.map((sink) => sink.lag_s));
-  const stuck = tick.sinks.filter((sink) => ["retrying", "parked"].includes(sink.state));
+  const stuck = tick.sinks.filter((sink) => SINK_TONES[sink.state] === "bad");
   put(byId("lag"), tick.sinks.length ? duration(lag, 1) : "–");
   put(byId("lag-note"), stuck.length ? `${stuck[0].name} is ${stuck[0].state}`
     : tick.sinks.some((sink) => sink.state === "budget") ? "the link's budget is used up"
@@ -259,10 +261,9 @@ function showPanels(tick) {
   })), "No source.");
   fill("sinks", tick.sinks.map((sink) => ({
     name: sink.name,
-    state: ["retrying", "parked"].includes(sink.state) ? "bad" : sink.state === "starting" ? "unknown"
-      : sink.state === "budget" ? "warn" : "ok",
+    state: SINK_TONES[sink.state] ?? "ok",
     word: sink.state,
-    error: ["retrying", "parked"].includes(sink.state) ? sink.error_last : "",
+    error: SINK_TONES[sink.state] === "bad" ? sink.error_last : "",
     facts: [
       ["Behind", duration(sink.lag_s, 1), sink.lag_s > 60 ? "warn" : ""],
       ["Answer", ms(sink.latency_ms_last)],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from enum import StrEnum
 from pathlib import Path
 from typing import Literal
@@ -47,9 +48,9 @@ class ModbusSettings(Settings):
     )
 
     @property
+    @abstractmethod
     def address(self) -> str:
         """Where the device is, in words for a person."""
-        raise NotImplementedError
 
 
 class ModbusTcpSettings(ModbusSettings):

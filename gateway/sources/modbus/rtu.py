@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import struct
 
-from gateway.errors import DeviceRefused, WireError
-from gateway.sources.modbus.wire import Request, hint_of
+from gateway.errors import WireError
+from gateway.sources.modbus.wire import Request, refusal, wrong
 
 __all__ = ["RtuExchange", "crc16"]
 
 _REQUEST = struct.Struct(">BBHH")
-_FOREIGN_BYTES_MAX = 32
 
 
 def _crc_table() -> tuple[int, ...]:
@@ -89,14 +88,7 @@ class RtuExchange:
         """Raise DeviceRefused, once the exception response is whole."""
         if not self._is_whole(5):
             return
-        code = self._buffer[2]
-        raise DeviceRefused(
-            unit_id=self.request.unit_id,
-            function=self.request.function,
-            address=self.request.address,
-            code=code,
-            hint=hint_of(code),
-        )
+        raise refusal(self.request, self._buffer[2])
 
     def _is_whole(self, size: int) -> bool:
         """Whether the frame is there, with nothing behind it and the right CRC."""
@@ -119,10 +111,5 @@ class RtuExchange:
         return not self._echo
 
     def _wrong(self, kind: str, what: str) -> WireError:
-        seen = self._buffer[:_FOREIGN_BYTES_MAX].hex(" ")
-        return WireError(
-            f"unit {self.request.unit_id} answered function {self.request.function} at address"
-            f" {self.request.address} with {what}: {seen}",
-            kind=kind,
-            hint="the line is left alone until it is quiet, and opened anew",
-        )
+        hint = "the line is left alone until it is quiet, and opened anew"
+        return wrong(self.request, self._buffer, kind, what, hint)

@@ -18,7 +18,15 @@ from dataclasses import dataclass
 
 from gateway.errors import DeviceRefused, WireError
 
-__all__ = ["ADU_BYTES_MAX", "READ_BITS_MAX", "READ_REGISTERS_MAX", "Exchange", "Request", "hint_of"]
+__all__ = [
+    "ADU_BYTES_MAX",
+    "READ_BITS_MAX",
+    "READ_REGISTERS_MAX",
+    "Exchange",
+    "Request",
+    "refusal",
+    "wrong",
+]
 
 # 253 bytes of PDU (Application Protocol, 4.1) hold 125 registers or 2000 bits with their header.
 READ_REGISTERS_MAX = 125
@@ -44,11 +52,6 @@ _HINTS = {
     10: "the gateway in front of the device has no path to it",
     11: "the gateway in front of the device got no answer from it: check its wiring and unit id",
 }
-
-
-def hint_of(code: int) -> str:
-    """What to do about an exception code."""
-    return _HINTS.get(code, "not a code of the standard: see the device's manual")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +82,27 @@ class Request:
     def block_bytes(self) -> int:
         """Bytes of the block in a right answer."""
         return (self.quantity + 7) // 8 if self.reads_bits else 2 * self.quantity
+
+
+def refusal(request: Request, code: int) -> DeviceRefused:
+    """An exception response, told as what it is."""
+    return DeviceRefused(
+        unit_id=request.unit_id,
+        function=request.function,
+        address=request.address,
+        code=code,
+        hint=_HINTS.get(code, "not a code of the standard: see the device's manual"),
+    )
+
+
+def wrong(request: Request, heard: bytes, kind: str, what: str, hint: str) -> WireError:
+    """What was heard is no answer to the request."""
+    return WireError(
+        f"unit {request.unit_id} answered function {request.function} at address"
+        f" {request.address} with {what}: {heard[:_FOREIGN_BYTES_MAX].hex(' ')}",
+        kind=kind,
+        hint=hint,
+    )
 
 
 class Exchange:
@@ -120,14 +144,7 @@ class Exchange:
             if length != 3:
                 raise self._wrong("length", f"an exception of length {length} instead of 3")
             self._refuse_trailing(9)
-            code = buffer[8]
-            raise DeviceRefused(
-                unit_id=unit_id,
-                function=request.function,
-                address=request.address,
-                code=code,
-                hint=hint_of(code),
-            )
+            raise refusal(request, buffer[8])
         if function != request.function:
             raise self._wrong("function", f"function {function} instead of {request.function}")
         block_bytes = request.block_bytes
@@ -159,10 +176,5 @@ class Exchange:
             raise self._wrong("trailing", f"{len(self._buffer) - expected} bytes nobody asked for")
 
     def _wrong(self, kind: str, what: str) -> WireError:
-        seen = self._buffer[:_FOREIGN_BYTES_MAX].hex(" ")
-        return WireError(
-            f"unit {self.request.unit_id} answered function {self.request.function} at address"
-            f" {self.request.address} with {what}: {seen}",
-            kind=kind,
-            hint="the connection is closed and opened anew",
-        )
+        hint = "the connection is closed and opened anew"
+        return wrong(self.request, self._buffer, kind, what, hint)

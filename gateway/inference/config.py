@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import Field
 
@@ -20,6 +21,13 @@ class ModelSettings(Settings):
     bundle: Path = Field(
         description="folder with bundle.toml and model.onnx; looked for beside the configuration",
         examples=["models/pump-health"],
+    )
+    trusted_keys: tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")], ...] = Field(
+        default=(),
+        max_length=16,
+        description="Ed25519 public keys, 64 hexadecimal digits each; the bundle must be signed"
+        " with one of them. None = unsigned bundles are taken, too",
+        examples=[["3b6a27bcceb6a42d62a3a8d02a6f0d73653215771de243a63ac048a18b59da29"]],
     )
     assets: tuple[str, ...] = Field(default=("*",), description="patterns of asset names")
     asset_class: str = Field(

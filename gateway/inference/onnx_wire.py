@@ -6,8 +6,9 @@ an attacker does:
     external data      a tensor that lives in another file; ONNX Runtime follows a hard link
     subgraphs          If, Loop and Scan carry them; a loop of a few hundred bytes can run for ever
     model functions    operators of the file's own making, past the list below
-    other operators    not in OPERATORS: what makes large tensors out of small ones (Expand, Tile,
-                       Range, ...), random numbers, strings, sequences, custom domains
+    other operators    not in OPERATORS or ML_OPERATORS: what makes large tensors out of small
+                       ones (Expand, Tile, Range, ...), random numbers, strings, sequences, maps,
+                       custom domains
 
 It is a gate, not a sandbox: a graph of allowed operators can still be large or slow.
 """
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-__all__ = ["OPERATORS", "objections"]
+__all__ = ["ML_OPERATORS", "OPERATORS", "objections", "uses_ml_operators"]
 
 _OPERATORS = """
     Abs Add And Cast Ceil Clip Cos Div Elu Equal Erf Exp Floor Gelu Greater GreaterOrEqual
@@ -34,6 +35,16 @@ _OPERATORS = """
     Transpose Unsqueeze
 """
 OPERATORS = frozenset(_OPERATORS.split())
+
+# Of the domain ai.onnx.ml, what exports of trees, support vectors, linear models and scalers are
+# made of. Without what needs strings or maps (ZipMap, DictVectorizer, CategoryMapper).
+ML_DOMAIN = "ai.onnx.ml"
+_ML_OPERATORS = """
+    ArrayFeatureExtractor Binarizer FeatureVectorizer Imputer LabelEncoder LinearClassifier
+    LinearRegressor Normalizer SVMClassifier SVMRegressor Scaler TreeEnsemble
+    TreeEnsembleClassifier TreeEnsembleRegressor
+"""
+ML_OPERATORS = frozenset(_ML_OPERATORS.split())
 
 # Real detectors have tens of nodes and hundreds of fields; this many is not one.
 FIELDS_MAX = 200_000
@@ -86,6 +97,14 @@ def objections(model: bytes) -> list[str]:
     return list(found)
 
 
+def uses_ml_operators(model: bytes) -> bool:
+    """Whether a model without objections has operators of ai.onnx.ml."""
+    return any(
+        message == "node" and number == _NODE_DOMAIN and content == ML_DOMAIN.encode()
+        for message, number, _, content in _fields(model)
+    )
+
+
 def _fields(model: bytes) -> Iterator[tuple[str, int, int, memoryview]]:
     """Each field of each message looked into: message, number, value of a varint, content."""
     view = memoryview(model)
@@ -112,9 +131,9 @@ def _objection(message: str, number: int, value: int, content: memoryview) -> st
         return "it has a tensor with external data"
     if message == "node" and number in (_NODE_OP_TYPE, _NODE_DOMAIN):
         name = str(content, "utf-8", "replace")
-        if number == _NODE_OP_TYPE and name not in OPERATORS:
+        if number == _NODE_OP_TYPE and name not in OPERATORS | ML_OPERATORS:
             return f"operator {name[:64]!r} is not allowed"
-        if number == _NODE_DOMAIN and name not in ("", "ai.onnx"):
+        if number == _NODE_DOMAIN and name not in ("", "ai.onnx", ML_DOMAIN):
             return f"operator domain {name[:64]!r} is not allowed"
     return ""
 

@@ -20,9 +20,10 @@ import numpy as np
 from gateway.errors import ModelFailed, SluicegateError
 from gateway.frame import FloatArray, Frame, IdArray
 from gateway.inference import ModelStats
-from gateway.inference.bundle import Bundle, unit_differs
+from gateway.inference.bundle import Bundle
 from gateway.inference.config import ModelSettings
 from gateway.inference.events import UPDATE_PERIOD_NS, AnomalyEvent, EventRule, Watch
+from gateway.inference.manifest import unit_differs
 from gateway.inference.records import Records
 from gateway.inference.rings import NOWHERE, CellArray, Rings
 from gateway.inference.runtime import Float32Array
@@ -251,9 +252,18 @@ class Watcher:
             self._scores[:] = np.nan
             return None
         stats.error_last = ""
-        np.divide(scores[:n], self._manifest.threshold, out=self._scores)
+        self._scale(scores[:n])
         stats.run_ms_last = (time.perf_counter() - began_s) * 1000
         return contributions
+
+    def _scale(self, found: Float32Array) -> None:
+        """What the model gives to scores: 0 is normal, 1 alarms."""
+        manifest = self._manifest
+        if manifest.normal == 0:
+            np.divide(found, manifest.threshold, out=self._scores)
+        else:
+            span = manifest.threshold - manifest.normal
+            np.divide(found.astype(np.float64) - manifest.normal, span, out=self._scores)
 
     def _events(self, tick_ns: int, contributions: Float32Array | None) -> Iterator[AnomalyEvent]:
         """Show the watches their scores; a calm asset below 1 costs nothing."""

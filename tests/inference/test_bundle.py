@@ -149,7 +149,12 @@ SPOILT: dict[str, tuple[Callable[[Path], None], str, str, str]] = {
     "threshold nan": (rewritten(threshold="nan"), "bundle.toml", "threshold", "finite"),
     "window zero": (rewritten(window="0"), "bundle.toml", "window", "greater than"),
     "no unit": (rewritten(sample_period='"1 fortnight"'), "bundle.toml", "sample_period", "unit"),
-    "other format": (rewritten(format="2"), "bundle.toml", "format", "should be 1"),
+    "other format": (rewritten(format="3"), "bundle.toml", "format", "should be 1 or 2"),
+    "format 2 in format 1": (rewritten(normal="1"), "bundle.toml", "the file", "write format = 2"),
+    "threshold is normal": (
+        rewritten(format="2", normal="10"),
+        *("bundle.toml", "the file", "threshold is what normal is"),
+    ),
     "vast window": (rewritten(window="40000"), "bundle.toml", "the file", "more than 65536"),
     "window not as golden": (rewritten(window="6"), "bundle.toml", "the file", "must have 6 rows"),
     "twice a feature": (
@@ -221,6 +226,18 @@ def test_all_that_is_wrong_with_a_manifest_is_said_at_once(folder: Path) -> None
     assert places == {"threshold", "hop", "colour"}
 
 
+def test_a_link_out_of_the_bundle_is_refused_and_one_within_it_is_not(folder: Path) -> None:
+    """A mounted volume shows its files through links of its own."""
+    (folder / "data").mkdir()
+    (folder / "model.onnx").rename(folder / "data" / "model.onnx")
+    (folder / "model.onnx").symlink_to("data/model.onnx")
+    load_bundle(folder)
+    (folder / "data" / "model.onnx").rename(folder.parent / "model.onnx")
+    (folder / "model.onnx").unlink()
+    (folder / "model.onnx").symlink_to("../model.onnx")
+    assert "outside of the bundle" in refusal(folder).problems[0].found
+
+
 def test_external_data_is_not_read_even_through_a_hard_link(folder: Path) -> None:
     """ONNX Runtime itself would follow the link; the bytes are judged before it sees them."""
     secret = folder.parent / "secret"
@@ -286,3 +303,22 @@ def test_a_class_in_the_settings_replaces_the_bundles_own(folder: Path) -> None:
     tag = make_tag("p.vibration", asset_class="booster")
     assert manifest.feature_of(tag, settings_for(folder)) is None
     assert manifest.feature_of(tag, settings_for(folder, **{"class": "booster"})) == 1
+
+
+def test_format_2_says_what_is_healthy_and_how_sure_its_alarms_are(folder: Path) -> None:
+    write_bundle(folder, format="2")
+    text = (folder / "bundle.toml").read_text()
+    healthy = (
+        "[feature.healthy]\nlow = 0\nhigh = 10\nnoise = 0.1\nstep_max = 2\nflat_max = 3\n"
+        "deciles = [1, 2, 3, 4, 5, 6, 7, 8, 9]\n"
+    )
+    rate = "[false_alarms]\nper_week = 1\nbound_per_week = 4.2\nconfidence = 0.95\nhours = 20\n"
+    text = text.replace("[[feature]]", rate + "[[feature]]", 1)
+    text = text.replace("[[golden]]", healthy + "[[golden]]")
+    (folder / "bundle.toml").write_text(text)
+    manifest = load_bundle(folder).manifest
+    assert manifest.false_alarms is not None
+    assert manifest.false_alarms.bound_per_week == 4.2
+    assert [feature.healthy is None for feature in manifest.features] == [True, False]
+    (folder / "bundle.toml").write_text(text.replace("[1, 2, 3", "[1, 3, 2"))
+    assert "must not fall" in refusal(folder).problems[0].found

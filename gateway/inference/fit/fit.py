@@ -227,6 +227,7 @@ def score_windows(model: bytes, windows: Float32Array) -> tuple[Float32Array, Fl
         runner.windows[:rows] = windows[start : start + rows]
         found, shares = runner.run()
         scores[start : start + rows] = found[:rows]
+        assert shares is not None  # our own graphs give them
         contributions[start : start + rows] = shares[:rows]
     return scores, contributions
 

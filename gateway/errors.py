@@ -2,6 +2,7 @@
 
     SluicegateError
     |-- ConfigError          the operator mends a file; carries every Problem with its place
+    |-- RecordingInvalid     the operator mends a recording; carries every Problem with its place
     |-- ClockUntrusted       nobody: waited out
     |-- SourceError
     |   |-- SourceUnavailable   cannot connect now; retried with back-off
@@ -37,6 +38,7 @@ __all__ = [
     "ModelError",
     "ModelFailed",
     "Problem",
+    "RecordingInvalid",
     "SinkError",
     "SinkParked",
     "SinkRejected",
@@ -81,6 +83,14 @@ class Problem:
 
 class ConfigError(SluicegateError):
     """The configuration cannot be used; `problems` lists everything found, not only the first."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+class RecordingInvalid(SluicegateError):
+    """A recording cannot be read; `problems` lists what was found."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = tuple(problems)

@@ -1,6 +1,7 @@
 """`sluicegate`: one command, a module a group of subcommands.
 
-Exit codes follow sysexits.h: 0 done, 64 usage, 70 a defect of ours, 78 the configuration.
+Exit codes follow sysexits.h: 0 done, 64 usage, 65 a recording, 70 a defect of ours, 78 the
+configuration.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ import sys
 from collections.abc import Sequence
 
 from gateway import __version__
-from gateway.errors import ConfigError, SluicegateError
+from gateway.errors import ConfigError, RecordingInvalid, SluicegateError
 
 __all__ = ["main"]
 
+EX_DATAERR = 65
 EX_CONFIG = 78
 EX_UNAVAILABLE = 69
 
@@ -35,11 +37,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         code: int = options.run(options)
-    except ConfigError as error:
+    except (ConfigError, RecordingInvalid) as error:
         for problem in error.problems:
             print(problem, file=sys.stderr)
         print(f"{len(error.problems)} to mend", file=sys.stderr)
-        return EX_CONFIG
+        return EX_CONFIG if isinstance(error, ConfigError) else EX_DATAERR
     except SluicegateError as error:
         print(f"sluicegate: {error}", file=sys.stderr)
         return EX_UNAVAILABLE

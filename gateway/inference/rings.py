@@ -17,17 +17,29 @@ import numpy.typing as npt
 
 from gateway.frame import BoolArray, FloatArray, TimeArray
 from gateway.inference.runtime import Float32Array
+from gateway.tag import Tag
 
-__all__ = ["NOWHERE", "CellArray", "Rings"]
+__all__ = ["AGE_MAX_PERIODS", "NOWHERE", "CellArray", "Rings", "age_max_ns"]
 
 CellArray = npt.NDArray[np.intp]
 
+# A value counts for this many sample periods: two lost scans are bridged, the third is a gap.
+AGE_MAX_PERIODS = 3
 # The cell of every tag that no model watches: written, never read. It spares a mask per frame.
 NOWHERE = 0
 
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 # Long before any tick, and near enough to it that their difference is an int64.
 _NEVER = np.int64(-(2**61))
+
+
+def age_max_ns(tag: Tag, period_ns: int, deadband_report_s: float) -> int:
+    """How long a value of a tag counts, at a sample period.
+
+    A tag with a deadband is silent while it does not move, but not longer than its report.
+    """
+    bridged_ns = AGE_MAX_PERIODS * period_ns
+    return bridged_ns + round(deadband_report_s * 1e9) if tag.deadband > 0 else bridged_ns
 
 
 class Rings:
@@ -68,8 +80,13 @@ class Rings:
         self._age_max_ns[cell] = age_max_ns
         return cell
 
-    def hold(self, cells: CellArray, values: FloatArray, usable: BoolArray, now_ns: int) -> None:
-        """Take samples, in order: of one cell the last counts. Not usable leaves the value."""
+    def hold(
+        self, cells: CellArray, values: FloatArray, usable: BoolArray, now_ns: int | TimeArray
+    ) -> None:
+        """Take samples, in order: of one cell the last counts. Not usable leaves the value.
+
+        `now_ns` is when they came: all at once, or each at its own time.
+        """
         usable = usable & (np.abs(values) <= _FLOAT32_MAX)  # NaN is not
         if usable.all():
             self._heard_ns[cells] = now_ns
@@ -106,6 +123,11 @@ class Rings:
         """Copy the window of every slot, oldest column first, into (slots, window, features)."""
         first = self._position + 1
         np.copyto(out, self._ring[: self.slots, first : first + self.window])
+
+    def gather_validity(self, out: BoolArray) -> None:
+        """Copy which columns of every slot's window are valid into (slots, window)."""
+        newest_last = np.roll(self._is_valid[: self.slots], -1 - self._position, axis=1)
+        np.copyto(out, newest_last)
 
     def clock_stepped_back(self, now_ns: int) -> None:
         """Times of before the step must not look like the future."""

@@ -25,7 +25,7 @@ from gateway.inference.config import ModelSettings
 from gateway.inference.events import UPDATE_PERIOD_NS, AnomalyEvent, EventRule, Watch
 from gateway.inference.manifest import unit_differs
 from gateway.inference.records import Records
-from gateway.inference.rings import NOWHERE, CellArray, Rings
+from gateway.inference.rings import AGE_MAX_PERIODS, NOWHERE, CellArray, Rings, age_max_ns
 from gateway.inference.runtime import Float32Array
 from gateway.tag import Quality, Tag, TagTable
 
@@ -33,8 +33,6 @@ __all__ = ["AssetStatus", "Scores", "Watcher"]
 
 log = logging.getLogger(__name__)
 
-# A value counts for this many sample periods: two lost scans are bridged, the third is a gap.
-AGE_MAX_PERIODS = 3
 # One model's rings on a board of 512 MiB. At 30 samples of 10 features: 100,000 assets.
 RING_BYTES_MAX = 256 * 2**20
 # An event names at most so many fields, and none that made less than this share of the score.
@@ -90,9 +88,9 @@ class Watcher:
         )
         self._period_ns = manifest.period_ns
         self._valid_min = int(np.ceil(manifest.min_valid_fraction * manifest.window))
-        self._age_max_ns = AGE_MAX_PERIODS * self._period_ns
-        # A tag with a deadband is silent while it does not move, but not longer than this.
-        self._age_max_banded_ns = self._age_max_ns + round(deadband_report_s * 1e9)
+        self._deadband_report_s = deadband_report_s
+        # The longest that any value counts: a tag with a deadband's.
+        self._age_max_ns = AGE_MAX_PERIODS * self._period_ns + round(deadband_report_s * 1e9)
         self._tick_ns: int | None = None  # the newest tick worked
 
         self._rings = Rings(window=manifest.window, features=len(manifest.features))
@@ -110,7 +108,7 @@ class Watcher:
         """How far back a replay must begin to arrive at the same state."""
         rows = max(self._rule.open_after, self._rule.close_after) * self._manifest.hop
         ticks = self._manifest.window + rows + self._manifest.hop + 1
-        return ticks * self._period_ns + self._age_max_banded_ns + UPDATE_PERIOD_NS
+        return ticks * self._period_ns + self._age_max_ns + UPDATE_PERIOD_NS
 
     def apply(self, frame: Frame, now_ns: int) -> Iterator[Scores]:
         """What the ticks up to `now_ns` give; the frame's samples count from the next one on."""
@@ -159,8 +157,8 @@ class Watcher:
                 self._slots[tag.asset] = self._add_asset(tag)
             slot = self._slots[tag.asset]
             if slot is not None:
-                age_max_ns = self._age_max_banded_ns if tag.deadband > 0 else self._age_max_ns
-                found.append((tag_id, self._rings.connect(slot, column, age_max_ns)))
+                age_ns = age_max_ns(tag, self._period_ns, self._deadband_report_s)
+                found.append((tag_id, self._rings.connect(slot, column, age_ns)))
         if len(self._cells) < len(self._table):  # by now the scores' own tags are in it, too
             grown = np.full(max(len(self._table), 2 * len(self._cells)), NOWHERE, np.intp)
             grown[: len(self._cells)] = self._cells
@@ -207,7 +205,7 @@ class Watcher:
             self._tick_ns = newest
             return
         # After that many ticks without a sample no column is valid: those before change nothing.
-        ticks_max = self._manifest.window + self._age_max_banded_ns // self._period_ns + 1
+        ticks_max = self._manifest.window + self._age_max_ns // self._period_ns + 1
         tick = max(self._tick_ns + self._period_ns, newest - ticks_max * self._period_ns)
         for tick_ns in range(tick, newest + 1, self._period_ns):
             self._rings.push(tick_ns)

@@ -23,7 +23,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import numpy.typing as npt
 
-from gateway.frame import BoolArray, Frame, Lane
+from gateway.frame import BoolArray, Frame, Lane, TimeArray
 from gateway.settings import matches_any
 from gateway.spool.catalog import Catalog, Contents, Rows, Segment
 from gateway.spool.dictionary import Dictionary
@@ -133,6 +133,26 @@ class History:
             if len(frame):
                 yield frame
 
+    def arrivals(
+        self, names: Sequence[str], start_ns: int, end_ns: int
+    ) -> Iterator[tuple[TimeArray, Frame]]:
+        """Raw samples as the pipeline took them: the time of each row's turn, and the frame.
+
+        In the order they were taken, a record at a time, with start_ns <= t_ns < end_ns. Only in
+        the table's thread.
+        """
+        for rows in self._rows(_Question(names, start_ns, end_ns, Lane.RAW)):
+            now_ns, row_ends, _ = rows.columns
+            frame = rows.frame(self._table)
+            if len(frame) == len(rows.columns.frame):
+                yield np.repeat(now_ns, np.diff(row_ends, prepend=0)), frame
+                continue
+            start = 0  # some rows are of tags that are not known
+            for turn_ns, stop in zip(now_ns.tolist(), row_ends.tolist(), strict=True):
+                frame = rows.frame(self._table, start, stop)
+                yield np.full(len(frame), turn_ns), frame
+                start = stop
+
     async def plot(
         self, names: Sequence[str], start_ns: int, end_ns: int, lane: Lane, points_max: int
     ) -> Plot:
@@ -222,7 +242,10 @@ class History:
                     continue
                 keep &= (frame.t_ns >= start_ns) & (frame.t_ns < end_ns)
                 if keep.any():
-                    columns = rows.columns._replace(frame=frame.where(keep))
+                    kept_before = np.concatenate([[0], np.cumsum(keep)])
+                    columns = rows.columns._replace(
+                        frame=frame.where(keep), row_ends=kept_before[rows.columns.row_ends]
+                    )
                     yield rows._replace(columns=columns)
 
     def _may_have(self, segment: Segment, names: Sequence[str]) -> bool:

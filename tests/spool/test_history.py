@@ -209,3 +209,19 @@ async def test_the_loop_runs_on_while_a_long_question_is_answered(
             assert not question.done()
             go_on.set()
             assert len(await question) >= 50
+
+
+async def test_arrivals_are_the_raw_samples_with_the_time_of_their_turn(
+    open_spool: Opener,
+) -> None:
+    async with open_spool() as spool:
+        for i in range(30):
+            ids = np.arange(10, dtype=np.int32)
+            frame = Frame.of(i * 100, ids, i + ids / 10)
+            await spool.append(Turn(i * 100 + 7, {Lane.RAW: frame}))
+        found = list(spool.history.arrivals(["pump.t3", "pump.t5"], 500, 2500))
+        arrived_ns = np.concatenate([times for times, _ in found])
+        frame = Frame.concatenate([frame for _, frame in found])
+        assert frame.tag_ids.tolist() == [3, 5] * 20
+        assert frame.t_ns.tolist() == np.repeat(np.arange(500, 2500, 100), 2).tolist()
+        assert (arrived_ns - frame.t_ns).tolist() == [7] * 40

@@ -14,7 +14,7 @@ demo: $(VENV)/demo.stamp  ## both plants, the gateway and its page; Ctrl-C ends 
 	@$(BIN)/python -m simulators.demo
 
 test: packages $(VENV)/test.stamp lint  ## lint, then every test, against real servers
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/test.stamp  ## ruff, mypy --strict, the import rule
 	$(BIN)/ruff check .

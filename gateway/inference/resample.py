@@ -7,6 +7,7 @@ the ticks, 5 bytes a tag each, and a long silence is a break, not rows.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +15,7 @@ import numpy as np
 from gateway.frame import BoolArray, Frame, TimeArray
 from gateway.inference.rings import NOWHERE, CellArray, Rings, age_max_ns
 from gateway.inference.runtime import Float32Array
-from gateway.tag import DataType, Quality, TagTable
+from gateway.tag import DataType, Quality, Tag, TagTable
 
 __all__ = ["Resampled", "Resampler"]
 
@@ -36,8 +37,15 @@ class Resampled:
 class Resampler:
     """Takes frames in the order they arrived; tags may appear at any time."""
 
-    def __init__(self, table: TagTable, period_s: float, deadband_report_s: float = 60.0) -> None:
+    def __init__(
+        self,
+        table: TagTable,
+        period_s: float,
+        deadband_report_s: float = 60.0,
+        wanted: Callable[[Tag], bool] = lambda tag: tag.data_type is not DataType.STRING,
+    ) -> None:
         self._table = table
+        self._wanted = wanted
         self._period_s = period_s
         self._period_ns = round(period_s * 1e9)
         self._report_s = deadband_report_s
@@ -90,7 +98,7 @@ class Resampler:
         new = np.full(len(self._table) - known, NOWHERE, np.intp)
         for i in range(len(new)):
             tag = self._table[known + i]
-            if tag.data_type is DataType.STRING:
+            if not self._wanted(tag):
                 continue
             age_ns = age_max_ns(tag, self._period_ns, self._report_s)
             new[i] = self._rings.connect(self._rings.add(), 0, age_ns)

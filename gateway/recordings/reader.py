@@ -52,7 +52,7 @@ class Reader:
         self, path: Path, table: TagTable, naming: Naming, options: RecordingOptions | None = None
     ) -> None:
         self._options = options or RecordingOptions()
-        self._table = table
+        self.table = table
         self._naming = naming
         self._file = open_table(path)
         self._chunks = self._file.chunks()
@@ -221,7 +221,7 @@ class Reader:
                 raise invalid(self.path, f"row {row}", "a tag has no asset or no field", mend)
             try:
                 tag = self._naming(asset, name, eng_unit)
-                known = -1 if tag is None else self._table.add(tag)
+                known = -1 if tag is None else self.table.add(tag)
             except SluicegateError as error:
                 if isinstance(error, RecordingInvalid):
                     raise

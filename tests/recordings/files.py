@@ -27,7 +27,7 @@ def reader_of(path: Path, content: str | bytes = "", **options: Any) -> Reader:
 
 def rows_of(reader: Reader) -> list[Row]:
     """(seconds, tag, value or -1 where it is not usable, quality), as they come."""
-    table = reader._table
+    table = reader.table
     return [
         (int(t_ns) // 10**9, table[int(i)].name, -1.0 if q >= Quality.BAD else float(value), int(q))
         for frame in reader.frames()

@@ -75,7 +75,7 @@ def test_the_usual_ways_to_write_it_say_the_same(tmp_path: Path, content: str) -
 def test_units_in_the_header_are_the_tags(tmp_path: Path) -> None:
     reader = reader_of(tmp_path / "r.csv", "time;flow [m3/h];head (bar)\n1;2;3\n", asset="pump-7")
     assert [row[1] for row in rows_of(reader)] == ["pump-7.flow", "pump-7.head"]
-    assert [tag.eng_unit for tag in reader._table] == ["m3/h", "bar"]
+    assert [tag.eng_unit for tag in reader.table] == ["m3/h", "bar"]
 
 
 def test_fields_without_an_asset_belong_to_what_the_file_is_named_after(tmp_path: Path) -> None:

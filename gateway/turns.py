@@ -45,8 +45,8 @@ DUPLICATES_HORIZON_NS = 60 * 10**9
 # A replay of this much takes a second or two on a small board; only longer windows are worth the
 # writing of checkpoints.
 CHECKPOINT_PERIOD_NS = 600 * 10**9
-# Enough for the open events of a few hundred assets, eight fields each.
-EVENT_SAMPLES_RESTORED = 4096
+# Enough for the newest events of a few hundred assets, ten fields each and of some two records.
+EVENT_SAMPLES_RESTORED = 8192
 
 
 _TAGS = "tags"  # in a checkpoint, the tags that the columns of one [[aggregate]] stand for

@@ -12,9 +12,16 @@ class ModelStats:
     """What an operator wants to know of one model. Counters only rise."""
 
     active: bool = False
+    state: str = "invalid"  # "running", "quarantined" after failures, "invalid": not loaded
+    version: str = ""  # of the bundle at work
+    signed_by: str = ""  # public key; empty when nobody signed it
     assets: int = 0
     windows_total: int = 0
     windows_unknown_total: int = 0  # too little good data to score
+    windows_gated_total: int = 0  # of these, because a sensor cannot be believed
+    sensor_faults: int = 0  # assets with a sensor event open
+    sensor_faults_total: int = 0
+    samples_late_total: int = 0  # too old when they came to count as the present
     runs_total: int = 0
     runs_failed_total: int = 0
     run_ms_last: float = 0.0

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from gateway.errors import BundleInvalid
 from gateway.frame import EMPTY_FRAME, Frame
@@ -23,15 +23,18 @@ from gateway.inference.bundle import load_bundle
 from gateway.inference.config import ModelSettings
 from gateway.inference.events import AnomalyEvent
 from gateway.inference.records import Records
-from gateway.inference.watcher import AssetStatus, Scores, Watcher
+from gateway.inference.watcher import AssetStatus, Run, Scores, Watcher
 from gateway.tag import TagTable
 
-__all__ = ["Engine"]
+__all__ = ["Engine", "finished"]
 
 log = logging.getLogger(__name__)
 
 # What a page shows; the event lane of the spool has them all.
 RECENT_EVENTS_MAX = 100
+
+
+Made = TypeVar("Made")
 
 
 class Engine:
@@ -80,18 +83,24 @@ class Engine:
         """Let go of the models; nothing is scored any more."""
         for watcher in self._watchers:
             watcher.stats.active = False
+            watcher.stats.state = "closed"
         self._watchers.clear()
 
     def apply(self, frame: Frame, now_ns: int) -> tuple[Frame, Frame]:
-        """The scores and events of this turn; EMPTY_FRAME for none."""
+        """The scores and events of this turn, models run at once; EMPTY_FRAME for none."""
+        return finished(self.work(frame, now_ns))
+
+    def work(self, frame: Frame, now_ns: int) -> Generator[Run, None, tuple[Frame, Frame]]:
+        """The same, each run of a model being yielded as a job that the caller does."""
         made: list[Scores] = []
         for watcher in self._watchers:
-            made += watcher.apply(frame, now_ns)
+            made += yield from watcher.work(frame, now_ns)
         if not made:
             return EMPTY_FRAME, EMPTY_FRAME
         events = [event for scores in made for event in scores.events]
         for event in events:
-            self._remember(event)
+            if isinstance(event, AnomalyEvent):
+                self._remember(event)
         return Frame.concatenate([scores.frame for scores in made]), self._records.frame(events)
 
     def restore_events(self, frame: Frame) -> None:
@@ -101,6 +110,9 @@ class Engine:
             if event.model in known:
                 known[event.model].restore(event)
                 self._remember(event)
+        for told in self._records.sensor_events(frame):
+            if told.model in known:
+                known[told.model].restore(told)
 
     def status(self) -> dict[str, list[AssetStatus]]:
         """By model, the newest word on each asset."""
@@ -117,3 +129,13 @@ class Engine:
                 self.recent_events[i] = event
                 return
         self.recent_events.append(event)
+
+
+def finished(work: Generator[Run, None, Made]) -> Made:
+    """What a work gives when each of its jobs is done as it comes."""
+    try:
+        while True:
+            next(work).do()
+    except StopIteration as done:
+        made: Made = done.value
+        return made

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import isnan
+from math import isnan, nan
 
-__all__ = ["AnomalyEvent", "EventRule", "Watch"]
+__all__ = ["AnomalyEvent", "EventRule", "SensorEvent", "SensorLog", "Watch"]
 
 # An open event whose peak rises is reported again, but not more often than this.
 UPDATE_PERIOD_NS = 60 * 10**9
@@ -40,10 +40,18 @@ class AnomalyEvent:
     peak: float
     score_last: float
     top: str  # fields that made the peak, most first: "vibration,bearing_temperature"
+    deviation: str = ""  # the same with values: "vibration 4.2 mm/s (healthy 0.8 to 2.1)"
+    sensor: str = ""  # what was wrong with its sensors when it was reported: "flow frozen"
+    window: str = ""  # of the record that opens it: what the model saw, as JSON
 
     @property
     def duration_s(self) -> float:
         return max(0, self.end_ns - self.start_ns) / 1e9  # a stepped clock may turn them around
+
+    @property
+    def severity(self) -> str:
+        """By its peak: "minor" below 2, "major" below 4, then "critical"."""
+        return "minor" if self.peak < 2 else "major" if self.peak < 4 else "critical"
 
 
 class Watch:
@@ -59,6 +67,7 @@ class Watch:
         "_peak_reported",
         "_reported_ns",
         "_rule",
+        "_score_last",
         "_start_ns",
         "is_open",
         "top",
@@ -74,6 +83,7 @@ class Watch:
         self._peak = 0.0
         self._peak_reported = 0.0
         self._reported_ns = 0
+        self._score_last = nan  # of the newest report
         self._after_ns = -1  # scores up to here are in the record this was restored from
         self.is_open = False
         self.top = ""
@@ -122,7 +132,12 @@ class Watch:
         self._start_ns, self._reported_ns = event.start_ns, event.end_ns
         self._peak = self._peak_reported = event.peak
         self.top = event.top
+        self._score_last = event.score_last
         self._after_ns = event.start_ns - 1 if event.is_open else event.end_ns
+
+    def now(self) -> AnomalyEvent:
+        """The event as it was last reported."""
+        return self._record(self._reported_ns, self._score_last)
 
     def clock_stepped_back(self, t_ns: int) -> None:
         """Times of before the step must not look like the future."""
@@ -134,7 +149,10 @@ class Watch:
             self._peak, self.top = score, top()
 
     def _report(self, t_ns: int, score: float) -> AnomalyEvent:
-        self._reported_ns, self._peak_reported = t_ns, self._peak
+        self._reported_ns, self._peak_reported, self._score_last = t_ns, self._peak, score
+        return self._record(t_ns, score)
+
+    def _record(self, t_ns: int, score: float) -> AnomalyEvent:
         return AnomalyEvent(
             model=self._model,
             asset=self._asset,
@@ -144,4 +162,78 @@ class Watch:
             peak=self._peak,
             score_last=score,
             top=self.top,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SensorEvent:
+    """Inputs of one asset that cannot be believed, as it was when it was reported."""
+
+    model: str
+    asset: str
+    start_ns: int
+    end_ns: int  # the newest tick in it; when closed, the tick that closed it
+    is_open: bool
+    faults: str  # all that there were: "flow frozen,speed missing"
+
+    @property
+    def duration_s(self) -> float:
+        return max(0, self.end_ns - self.start_ns) / 1e9
+
+
+class SensorLog:
+    """The sensor event of one asset: one from the first fault to the end of the last."""
+
+    __slots__ = (
+        "_asset", "_model", "_reported_ns", "_start_ns", "faults", "is_open", "settled_ns",
+    )  # fmt: skip
+
+    def __init__(self, model: str, asset: str, settled_ns: int) -> None:
+        """Before `settled_ns` the past is not known far enough to tell a beginning or an end."""
+        self._model = model
+        self._asset = asset
+        self.settled_ns = settled_ns
+        self._start_ns = self._reported_ns = 0
+        self.faults = ""
+        self.is_open = False
+
+    def step(self, t_ns: int, faults: str) -> SensorEvent | None:
+        """Take what is wrong now; the event when it opened, has another fault, or closed."""
+        if t_ns < self.settled_ns:
+            return None
+        if not faults:
+            if not self.is_open:
+                return None
+            self.is_open = False
+            return self._report(t_ns)
+        known = self.faults.split(",") if self.is_open else []
+        new = [fault for fault in faults.split(",") if fault not in known]
+        if not new:
+            return None
+        if not self.is_open:
+            self.is_open, self._start_ns = True, t_ns
+        self.faults = ",".join([*known, *new])
+        return self._report(t_ns)
+
+    def restore(self, event: SensorEvent) -> None:
+        """Take over the newest record of before a restart, ahead of the replay."""
+        self.is_open, self._start_ns, self.faults = event.is_open, event.start_ns, event.faults
+        self._reported_ns = event.end_ns
+
+    def now(self) -> SensorEvent:
+        """The event as it was last reported."""
+        return self._record(self._reported_ns)
+
+    def _report(self, t_ns: int) -> SensorEvent:
+        self._reported_ns = t_ns
+        return self._record(t_ns)
+
+    def _record(self, t_ns: int) -> SensorEvent:
+        return SensorEvent(
+            model=self._model,
+            asset=self._asset,
+            start_ns=self._start_ns,
+            end_ns=t_ns,
+            is_open=self.is_open,
+            faults=self.faults,
         )

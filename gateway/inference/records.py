@@ -3,22 +3,28 @@
 A score is one sample of `<asset>.<model>.score`. An event is one sample of each of
 `<asset>.<model>.event.<field>`, all stamped with the event's start: what a later record says of
 the same event overwrites the earlier one in a database, and nothing there stays open for ever.
+What is wrong with sensors is told the same way, as `<asset>.<model>.sensor.<field>`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import logging
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
+from gateway.errors import SluicegateError
 from gateway.frame import EMPTY_FRAME, Frame, Lane
-from gateway.inference.events import AnomalyEvent
+from gateway.inference.events import AnomalyEvent, SensorEvent
 from gateway.tag import DataType, Tag, TagTable
 
-__all__ = ["EVENT_FIELDS", "Records"]
+__all__ = ["EVENT_FIELDS", "SENSOR_FIELDS", "Records"]
+
+log = logging.getLogger(__name__)
 
 SCORE_MEASUREMENT = "anomaly_score"
 EVENT_MEASUREMENT = "anomaly_event"
+SENSOR_MEASUREMENT = "sensor_event"
 
 EVENT_FIELDS = {
     "state": DataType.STRING,  # "open" or "closed"
@@ -27,7 +33,23 @@ EVENT_FIELDS = {
     "end": DataType.INT64,  # UTC nanoseconds
     "duration_s": DataType.FLOAT64,
     "top": DataType.STRING,
+    "severity": DataType.STRING,
+    "deviation": DataType.STRING,
+    "sensor": DataType.STRING,
 }
+# Only in the record that opens an event.
+WINDOW_FIELD = "window"
+SENSOR_FIELDS = {
+    "state": DataType.STRING,
+    "faults": DataType.STRING,  # "flow frozen,speed missing"
+    "end": DataType.INT64,
+    "duration_s": DataType.FLOAT64,
+}
+# What makes a record whole; the rest came later, and a spool may hold records from before it.
+_NEEDED = {"state", "peak", "score_last", "end", "top"}
+_SENSOR_NEEDED = {"state", "faults", "end"}
+
+_Said = dict[str, int | float | str]
 
 
 class Records:
@@ -35,49 +57,35 @@ class Records:
 
     def __init__(self, table: TagTable) -> None:
         self._table = table
-        self._ids: dict[tuple[str, str], list[int]] = {}  # (model, asset) -> in order of fields
+        self._templates: dict[tuple[str, str], Tag] = {}  # (model, asset) -> a tag of the asset
+        # (model, asset, measurement) -> field -> id. Of what is rare, there only once it happens.
+        self._ids: dict[tuple[str, str, str], dict[str, int]] = {}
 
     def introduce(self, model: str, tag: Tag) -> int:
         """Add the derived tags of the asset a raw tag belongs to; the id of its score.
 
         Raises SluicegateError when the table has no room for them, or has others of their names.
         """
-        labels = tuple(sorted((dict(tag.labels) | {"model": model}).items()))
+        self._templates[model, tag.asset] = tag
+        fields = {**EVENT_FIELDS, WINDOW_FIELD: DataType.STRING}
+        self._add(model, tag.asset, EVENT_MEASUREMENT, "event", fields)
+        return self._table.add(
+            self._derived(model, tag, "score", SCORE_MEASUREMENT, "score", DataType.FLOAT64)
+        )
 
-        def add(suffix: str, measurement: str, field: str, lane: Lane, kind: DataType) -> int:
-            return self._table.add(
-                Tag(
-                    name=f"{tag.asset}.{model}.{suffix}",
-                    asset=tag.asset,
-                    asset_class=tag.asset_class,
-                    field=field,
-                    measurement=measurement,
-                    labels=labels,
-                    lane=lane,
-                    data_type=kind,
-                )
-            )
-
-        self._ids[model, tag.asset] = [
-            add(f"event.{field}", EVENT_MEASUREMENT, field, Lane.EVENT, kind)
-            for field, kind in EVENT_FIELDS.items()
-        ]
-        return add("score", SCORE_MEASUREMENT, "score", Lane.SCORE, DataType.FLOAT64)
-
-    def frame(self, events: Iterable[AnomalyEvent]) -> Frame:
+    def frame(self, events: Iterable[AnomalyEvent | SensorEvent]) -> Frame:
         """The samples of some events, in order."""
         t_ns: list[int] = []
         ids: list[int] = []
         values: list[float] = []
         exact: dict[int, int | str] = {}
         for event in events:
-            for tag_id, value in zip(
-                self._ids[event.model, event.asset], _values(event), strict=True
-            ):
+            known = self._ids_of(event)
+            for field, value in _values(event).items() if known else ():
                 if not isinstance(value, float):
                     exact[len(ids)] = value
                 t_ns.append(event.start_ns)
-                ids.append(tag_id)
+                ids.append(known[field])
                 values.append(value if isinstance(value, float) else np.nan)
         if not ids:
             return EMPTY_FRAME
@@ -90,17 +98,6 @@ class Records:
 
         The frame may begin in the middle of a record; what is not whole is left out.
         """
-        newest: dict[tuple[str, str], tuple[int, dict[str, int | float | str]]] = {}
-        for row in range(len(frame)):
-            tag = self._table[int(frame.tag_ids[row])]
-            model = dict(tag.labels).get("model", "")
-            if tag.measurement != EVENT_MEASUREMENT or not model:
-                continue
-            start_ns = int(frame.t_ns[row])
-            known = newest.get((model, tag.asset))
-            if known is None or known[0] != start_ns:
-                known = newest[model, tag.asset] = (start_ns, {})
-            known[1][tag.field] = frame.value(row)
         return [
             AnomalyEvent(
                 model=model,
@@ -111,19 +108,109 @@ class Records:
                 peak=float(said["peak"]),
                 score_last=float(said["score_last"]),
                 top=str(said["top"]),
+                deviation=str(said.get("deviation", "")),
+                sensor=str(said.get("sensor", "")),
+                window=str(said.get(WINDOW_FIELD, "")),
             )
-            for (model, asset), (start_ns, said) in newest.items()
-            if said.keys() >= EVENT_FIELDS.keys()
+            for (model, asset), (start_ns, said) in self._newest(frame, EVENT_MEASUREMENT)
+            if said.keys() >= _NEEDED
         ]
 
+    def sensor_events(self, frame: Frame) -> list[SensorEvent]:
+        """The same for what was wrong with sensors."""
+        return [
+            SensorEvent(
+                model=model,
+                asset=asset,
+                start_ns=start_ns,
+                end_ns=int(said["end"]),
+                is_open=said["state"] == "open",
+                faults=str(said["faults"]),
+            )
+            for (model, asset), (start_ns, said) in self._newest(frame, SENSOR_MEASUREMENT)
+            if said.keys() >= _SENSOR_NEEDED
+        ]
 
-def _values(event: AnomalyEvent) -> tuple[float | int | str, ...]:
-    """An event's values in the order of EVENT_FIELDS."""
-    return (
-        "open" if event.is_open else "closed",
-        event.peak,
-        event.score_last,
-        event.end_ns,
-        event.duration_s,
-        event.top,
-    )
+    def _newest(
+        self, frame: Frame, measurement: str
+    ) -> Iterable[tuple[tuple[str, str], tuple[int, _Said]]]:
+        newest: dict[tuple[str, str], tuple[int, _Said]] = {}
+        for row in range(len(frame)):
+            tag = self._table[int(frame.tag_ids[row])]
+            model = dict(tag.labels).get("model", "")
+            if tag.measurement != measurement or not model:
+                continue
+            start_ns = int(frame.t_ns[row])
+            known = newest.get((model, tag.asset))
+            if known is None or known[0] != start_ns:
+                known = newest[model, tag.asset] = (start_ns, {})
+            known[1][tag.field] = frame.value(row)
+        return newest.items()
+
+    def _ids_of(self, event: AnomalyEvent | SensorEvent) -> dict[str, int]:
+        """The tags of an event's record, by field; empty when the table has no room for them."""
+        if isinstance(event, AnomalyEvent):
+            return self._ids[event.model, event.asset, EVENT_MEASUREMENT]
+        known = self._ids.get((event.model, event.asset, SENSOR_MEASUREMENT))
+        if known is None:
+            try:
+                return self._add(
+                    event.model, event.asset, SENSOR_MEASUREMENT, "sensor", SENSOR_FIELDS
+                )
+            except SluicegateError as error:
+                log.error("model.event_not_recorded asset=%s error=%s", event.asset, error)  # noqa: TRY400 - the message has its place
+                known = self._ids[event.model, event.asset, SENSOR_MEASUREMENT] = {}
+        return known
+
+    def _add(
+        self,
+        model: str,
+        asset: str,
+        measurement: str,
+        word: str,
+        fields: Mapping[str, DataType],
+    ) -> dict[str, int]:
+        tag = self._templates[model, asset]
+        ids = {
+            field: self._table.add(
+                self._derived(model, tag, f"{word}.{field}", measurement, field, kind)
+            )
+            for field, kind in fields.items()
+        }
+        self._ids[model, asset, measurement] = ids
+        return ids
+
+    def _derived(
+        self, model: str, tag: Tag, suffix: str, measurement: str, field: str, kind: DataType
+    ) -> Tag:
+        return Tag(
+            name=f"{tag.asset}.{model}.{suffix}",
+            asset=tag.asset,
+            asset_class=tag.asset_class,
+            field=field,
+            measurement=measurement,
+            labels=tuple(sorted((dict(tag.labels) | {"model": model}).items())),
+            lane=Lane.SCORE if measurement == SCORE_MEASUREMENT else Lane.EVENT,
+            data_type=kind,
+        )
+
+
+def _values(event: AnomalyEvent | SensorEvent) -> _Said:
+    """What a record of an event says, by field."""
+    said: _Said = {
+        "state": "open" if event.is_open else "closed",
+        "end": event.end_ns,
+        "duration_s": event.duration_s,
+    }
+    if isinstance(event, SensorEvent):
+        return {**said, "faults": event.faults}
+    said |= {
+        "peak": event.peak,
+        "score_last": event.score_last,
+        "top": event.top,
+        "severity": event.severity,
+        "deviation": event.deviation,
+        "sensor": event.sensor,
+    }
+    said = {field: said[field] for field in EVENT_FIELDS}
+    return said | ({WINDOW_FIELD: event.window} if event.window else {})

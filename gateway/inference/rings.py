@@ -53,7 +53,8 @@ class Rings:
         self._position = 0  # of the newest column
         # By cell: NOWHERE, then slot by slot each feature.
         self._value: FloatArray = np.zeros(1)
-        self._heard_ns: TimeArray = np.full(1, _NEVER)  # when; _NEVER once it is not usable
+        # The time of its sample; _NEVER once it is not usable.
+        self._heard_ns: TimeArray = np.full(1, _NEVER)
         self._age_max_ns: TimeArray = np.zeros(1, np.int64)
         # By slot; one more axis where it says so.
         self._ring: Float32Array = np.zeros((0, 2 * window, features), np.float32)
@@ -81,22 +82,37 @@ class Rings:
         return cell
 
     def hold(
-        self, cells: CellArray, values: FloatArray, usable: BoolArray, now_ns: int | TimeArray
+        self, cells: CellArray, values: FloatArray, usable: BoolArray, t_ns: TimeArray | int
     ) -> None:
-        """Take samples, in order: of one cell the last counts. Not usable leaves the value.
+        """Take samples of these times, in order: of one cell the last counts.
 
-        `now_ns` is when they came: all at once, or each at its own time.
+        One that is older than what its cell holds is no news. Not usable leaves the value.
         """
         usable = usable & (np.abs(values) <= _FLOAT32_MAX)  # NaN is not
+        late = t_ns < self._heard_ns[cells]
+        if late.any():
+            rest = ~late
+            cells, values, usable = cells[rest], values[rest], usable[rest]
+            t_ns = t_ns if isinstance(t_ns, int) else t_ns[rest]
         if usable.all():
-            self._heard_ns[cells] = now_ns
+            self._heard_ns[cells] = t_ns
         else:
-            self._heard_ns[cells] = np.where(usable, now_ns, _NEVER)
+            self._heard_ns[cells] = np.where(usable, t_ns, _NEVER)
             cells, values = cells[usable], values[usable]
         self._value[cells] = values
+        self._heard_ns[NOWHERE] = _NEVER
 
-    def push(self, tick_ns: int) -> None:
-        """One more column for all: what the cells hold at `tick_ns`."""
+    @property
+    def values(self) -> FloatArray:
+        """What the cells hold, (slots, features), good or not; a view."""
+        n = self.slots * self.features
+        return self._value[1 : 1 + n].reshape(self.slots, self.features)
+
+    def push(self, tick_ns: int) -> BoolArray | None:
+        """One more column for all: what the cells hold at `tick_ns`.
+
+        Which of them are fresh, (slots, features); None when all of them are.
+        """
         n, window = self.slots, self.window
         self._position = position = (self._position + 1) % window
         used = slice(1, 1 + n * self.features)
@@ -118,6 +134,7 @@ class Rings:
         oldest = self._is_valid[:n, position]
         self.valid[:n] += complete.astype(np.int64) - oldest
         self._is_valid[:n, position] = complete
+        return fresh if has_holes else None
 
     def gather(self, out: Float32Array) -> None:
         """Copy the window of every slot, oldest column first, into (slots, window, features)."""
@@ -128,6 +145,11 @@ class Rings:
         """Copy which columns of every slot's window are valid into (slots, window)."""
         newest_last = np.roll(self._is_valid[: self.slots], -1 - self._position, axis=1)
         np.copyto(out, newest_last)
+
+    def window_of(self, slot: int) -> Float32Array:
+        """The window of one slot, oldest column first; a view."""
+        first = self._position + 1
+        return self._ring[slot, first : first + self.window]
 
     def clock_stepped_back(self, now_ns: int) -> None:
         """Times of before the step must not look like the future."""

@@ -1,16 +1,45 @@
-"""Sensors: what an input looks like while all is well, learnt from healthy data. Pure numpy.
+"""Sensors: what an input looks like while all is well, and which one cannot be believed. Pure.
 
 `learn` gives, for each feature, the facts that a bundle carries (`Healthy`, in the manifest).
+`SensorWatch` looks at all inputs of all assets at every tick and finds those that are
+
+    missing       no usable sample for so long that the score is not known, while others have some
+    out of range  outside the tag's plausible range; or further from the healthy range than
+                  RANGE_SPANS times its width, while every other input of the asset is near its own
+    jumping       back and forth by more than JUMP_STEPS of the largest healthy step and more than
+                  the healthy range is wide, while the other inputs are not
+    frozen, flat  the very same value, or no noise, for longer than FLAT_RUNS of the longest
+                  healthy run (and not for features that stand still for minutes in good health)
+
+A verdict holds until the window that the model sees is free of what gave rise to it. Each is a
+function of a bounded past (`memory` ticks), so that a replay as long as that arrives at the same.
+A fault of the machine shows in several inputs, or moves one input further and further; a verdict
+asks for what a machine cannot do to one input alone. What looks like both is left to the model.
 """
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
+from enum import IntEnum
+from typing import TypeVar
+
 import numpy as np
+import numpy.typing as npt
 
-from gateway.frame import BoolArray, FloatArray
+from gateway.frame import BoolArray, ByteArray, FloatArray
 from gateway.inference.manifest import Healthy
+from gateway.inference.rings import NOWHERE, CellArray
 
-__all__ = ["learn", "still_max"]
+__all__ = ["SensorFault", "SensorWatch", "learn", "still_max"]
+
+# A verdict that needs a longer run than this would make every restart replay as much.
+FLAT_TICKS_MAX = 600
+FLAT_RUNS = 3
+# Fewer equal samples in a row than this happen to a coarse register by chance.
+FLAT_TICKS_MIN = 10
+JUMP_STEPS = 8
+RANGE_SPANS = 20
 
 # A change of less than this share of the usual one is none: the noise that every live input has
 # is gone. Zero for an input that is usually still, and then only the very same value counts.
@@ -18,7 +47,201 @@ STILL_SHARE = 0.05
 _DECILES = np.arange(1, 10) * 10
 
 
-def still_max(noise: float) -> float:
+Noise = TypeVar("Noise", float, FloatArray)
+
+
+class SensorFault(IntEnum):
+    """What is wrong with an input; of several the greatest is told."""
+
+    NONE = 0
+    FLAT = 1
+    FROZEN = 2
+    JUMPING = 3
+    OUT_OF_RANGE = 4
+    MISSING = 5
+
+    @property
+    def word(self) -> str:
+        return self.name.lower().replace("_", " ")
+
+
+class SensorWatch:
+    """The inputs of all assets of one model; slots and features are those of its rings."""
+
+    def __init__(self, healthy: Sequence[Healthy | None], *, window: int, invalid_max: int) -> None:
+        """`invalid_max` is how many ticks of a window may be invalid before there is no score."""
+        facts = [fact or _UNKNOWN for fact in healthy]
+        self._window = window
+        self._missing_after = max(1, invalid_max)
+        noise, step, flat, low, high = (
+            np.array([getattr(fact, name) for fact in facts], np.float64)
+            for name in ("noise", "step_max", "flat_max", "low", "high")
+        )
+        span = high - low
+        is_known = np.array([fact is not None for fact in healthy])
+        self._still = np.where(is_known, still_max(noise), -1.0)  # nothing is that still
+        limit = FLAT_RUNS * flat + FLAT_TICKS_MIN
+        self._flat_after = np.where(is_known & (limit <= FLAT_TICKS_MAX), limit, np.inf)
+        jump = np.maximum(JUMP_STEPS * step, span)
+        self._jump = np.where(is_known & (step > 0), jump, np.inf)
+        self._far_low = np.where(is_known & (span > 0), low - RANGE_SPANS * span, -np.inf)
+        self._far_high = np.where(is_known & (span > 0), high + RANGE_SPANS * span, np.inf)
+        self._near_low = np.where(span > 0, low - span, -np.inf)
+        self._near_high = np.where(span > 0, high + span, np.inf)
+        self._alone_max = max(1, len(facts) // 4)
+        # The longest run that matters, and as long as a verdict then holds.
+        runs = self._flat_after[np.isfinite(self._flat_after)]
+        self.memory = int(runs.max(initial=0)) + 2 * window + self._missing_after + 2
+        shape = (0, len(facts))
+        self._before: FloatArray = np.zeros(shape)
+        self._change: FloatArray = np.zeros(shape)
+        self._was_fresh: BoolArray = np.zeros(shape, np.bool_)
+        self._moved: npt.NDArray[np.int64] = np.zeros(shape, np.int64)  # at which tick it last did
+        self._heard: npt.NDArray[np.int64] = np.zeros(shape, np.int64)  # tick it was last fresh
+        self._held_until: npt.NDArray[np.int64] = np.zeros(shape, np.int64)
+        self._had_holes = True
+        self._jumps: dict[tuple[int, int], list[tuple[int, float]]] = {}  # (tick, by how much)
+        # By slot and feature: what is wrong now. The caller must not write.
+        self.faults: ByteArray = np.zeros(shape, np.uint8)
+        self.has_faults = False
+        self._outside_cells: BoolArray = np.zeros(1, np.bool_)  # of their tag's own range
+        self._any_outside = False
+
+    def grow(self, slots: int, tick: int) -> None:
+        """Room for more assets, of which nothing is known before `tick`."""
+        more = slots - len(self._before)
+        if more <= 0:
+            return
+        filled = {"_before": 0, "_moved": tick, "_heard": tick, "_held_until": -1}
+        for name in (*filled, "_change", "_was_fresh", "faults"):
+            old = getattr(self, name)
+            new = np.full((more, old.shape[1]), filled.get(name, 0), old.dtype)
+            setattr(self, name, np.concatenate([old, new]))
+        more_cells = np.zeros(more * self._before.shape[1], np.bool_)
+        self._outside_cells = np.concatenate([self._outside_cells, more_cells])
+        self._had_holes = True
+
+    def start(self, tick: int) -> None:
+        """The first tick there is, of which those before know nothing."""
+        self._moved[:] = self._heard[:] = tick
+
+    def note_outside(self, cells: CellArray, is_outside: BoolArray) -> None:
+        """Which of the newest samples lie outside of their tags' plausible range.
+
+        Cells are those of the rings: NOWHERE, then slot by slot each feature.
+        """
+        if self._any_outside or is_outside.any():
+            flat = self._outside_cells
+            flat[cells] = is_outside
+            flat[NOWHERE] = False
+            self._any_outside = bool(flat.any())
+
+    def push(self, tick: int, values: FloatArray, fresh: BoolArray | None) -> None:
+        """What the inputs are at a tick, (slots, features); `fresh` is None when all of them are.
+
+        Costs a few microseconds: it only notes what moved and what jumped.
+        """
+        change = self._change
+        np.subtract(values, self._before, out=change)
+        np.abs(change, out=change)
+        moved = change > self._still
+        jumped = change > self._jump
+        if fresh is not None or self._had_holes:
+            now = np.ones_like(moved) if fresh is None else fresh
+            jumped &= now & self._was_fresh
+            moved |= ~now | ~self._was_fresh
+            np.copyto(self._heard, tick, where=now)
+            self._was_fresh = now.copy()
+            self._had_holes = fresh is not None
+        np.copyto(self._moved, tick, where=moved)
+        if jumped.any():
+            self._note_jumps(tick, values, jumped)
+        np.copyto(self._before, values)
+
+    def judge(self, tick: int) -> None:
+        """Bring `faults` up to a tick, which was the last to be pushed."""
+        if not self._had_holes:
+            self._heard[:] = tick
+        found = np.zeros(self.faults.shape, np.uint8)
+        still = tick - self._moved > self._flat_after
+        if still.any():
+            found[still] = SensorFault.FLAT
+            found[still & (self._change == 0)] = SensorFault.FROZEN
+        if self._jumps:
+            self._find_jumping(tick, found)
+        outside = (self._before < self._far_low) | (self._before > self._far_high)
+        if outside.any():
+            self._keep_lone(outside)
+        if self._any_outside:
+            outside |= self._outside_cells[1:].reshape(outside.shape)
+        found[outside & self._was_fresh] = SensorFault.OUT_OF_RANGE
+        if self._had_holes:
+            missing = tick - self._heard > self._missing_after
+            missing &= ~missing.all(axis=1, keepdims=True)  # the whole asset: its source is away
+            found[missing] = SensorFault.MISSING
+        is_found = found > 0
+        if is_found.any():
+            self.faults[is_found] = found[is_found]
+            # A jump is looked for as long as it lies in the window; the others are seen only now.
+            hold = np.where(found[is_found] == SensorFault.JUMPING, 0, self._window)
+            self._held_until[is_found] = tick + hold
+            self.has_faults = True
+        if self.has_faults:
+            self.faults[self._held_until < tick] = SensorFault.NONE
+            self.has_faults = bool(self.faults.any())
+
+    def clock_stepped_back(self, tick: int) -> None:
+        """Ticks of before the step must not look like the future."""
+        for ticks in (self._moved, self._heard):
+            np.minimum(ticks, tick, out=ticks)
+        np.minimum(self._held_until, tick + self._window, out=self._held_until)
+        self._jumps.clear()
+
+    def describe(self, slot: int, fields: Sequence[str]) -> str:
+        """What is wrong with an asset's inputs: "flow frozen,speed missing"; nothing if nothing."""
+        faults = self.faults[slot].tolist()
+        return ",".join(
+            f"{field} {SensorFault(fault).word}"
+            for field, fault in zip(fields, faults, strict=True)
+            if fault
+        )
+
+    def _note_jumps(self, tick: int, values: FloatArray, jumped: BoolArray) -> None:
+        for slot, feature in zip(*(axis.tolist() for axis in np.nonzero(jumped)), strict=True):
+            by = float(values[slot, feature] - self._before[slot, feature])
+            jumps = self._jumps.setdefault((slot, feature), [])
+            jumps.append((tick, by))
+            del jumps[: -self._window]
+
+    def _find_jumping(self, tick: int, found: ByteArray) -> None:
+        """Inputs that went there and back within a window, but for those of a whole asset."""
+        recent = {}
+        for place, jumps in self._jumps.items():
+            kept = [(at, by) for at, by in jumps if at > tick - self._window]
+            if kept:
+                recent[place] = kept
+        self._jumps = recent
+        jumping = Counter(slot for slot, _ in recent)
+        for (slot, feature), jumps in recent.items():
+            way = sum(abs(by) for _, by in jumps)
+            returned = len(jumps) > 1 and abs(sum(by for _, by in jumps)) < way / 4
+            if returned and jumping[slot] <= self._alone_max:
+                found[slot, feature] = SensorFault.JUMPING
+
+    def _keep_lone(self, outside: BoolArray) -> None:
+        """Drop what is far outside where another input of the asset is outside, too."""
+        slots = np.flatnonzero(outside.any(axis=1))
+        values = self._before[slots]
+        away = (values < self._near_low) | (values > self._near_high)
+        alone = (away.sum(axis=1) == 1) & (outside.shape[1] > 1)
+        outside[slots[~alone]] = False
+
+
+# Stands where a bundle says nothing; every limit made of it is switched off.
+_UNKNOWN = Healthy(low=0, high=0, noise=0, step_max=0, flat_max=0, deciles=(0.0,) * 9)
+
+
+def still_max(noise: Noise) -> Noise:
     """The largest change from a tick to the next that counts as standing still."""
     return STILL_SHARE * noise
 

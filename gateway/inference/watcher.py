@@ -1,46 +1,54 @@
 """Watcher: one [[model]] at work on all its assets.
 
-    tags -> cells -> rings --(every hop)--> one run -> scores -> watches -> events
+    tags -> cells -> rings --(every hop)--> one run -> scores --> alarms -> events
+                       `-> sensors: which inputs can be believed --^
 
 Ticks lie at absolute multiples of the sample period, and a tick sees what arrived in turns
 before it. So what comes out depends on the samples and the times of their turns alone, not on
 how often an idle gateway turned in between, nor on how late: a gap is worked off tick by tick.
+
+The work is a generator that yields each run of the model as a job, so that whoever drives it
+decides where the job is done: at once, or in a thread while the event loop goes on.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 
 from gateway.errors import ModelFailed, SluicegateError
 from gateway.frame import FloatArray, Frame, IdArray
 from gateway.inference import ModelStats
+from gateway.inference.alarms import Alarms
 from gateway.inference.bundle import Bundle
 from gateway.inference.config import ModelSettings
-from gateway.inference.events import UPDATE_PERIOD_NS, AnomalyEvent, EventRule, Watch
+from gateway.inference.events import UPDATE_PERIOD_NS, AnomalyEvent, EventRule, SensorEvent
 from gateway.inference.manifest import unit_differs
 from gateway.inference.records import Records
 from gateway.inference.rings import AGE_MAX_PERIODS, NOWHERE, CellArray, Rings, age_max_ns
 from gateway.inference.runtime import Float32Array
+from gateway.inference.sensors import SensorWatch
 from gateway.tag import Quality, Tag, TagTable
 
-__all__ = ["AssetStatus", "Scores", "Watcher"]
+__all__ = ["AssetStatus", "Run", "Scores", "Watcher"]
 
 log = logging.getLogger(__name__)
 
 # One model's rings on a board of 512 MiB. At 30 samples of 10 features: 100,000 assets.
 RING_BYTES_MAX = 256 * 2**20
-# An event names at most so many fields, and none that made less than this share of the score.
-TOP_FIELDS_MAX = 3
-TOP_SHARE_MIN = 0.15
+# A run that takes longer than this is not done on the event loop.
+RUN_ON_LOOP_MS_MAX = 2.0
+
+# Longer than any past: before the first tick nothing is known.
+NOT_YET = 2**62
 
 # As numbers: looking a member up by name costs more than the comparison it is for.
 _GOOD, _BAD, _BAD_WAITING = int(Quality.GOOD), int(Quality.BAD), int(Quality.BAD_WAITING)
+_BAD_SENSOR, _OUTSIDE = int(Quality.BAD_SENSOR_FAILURE), int(Quality.UNCERTAIN_RANGE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,8 +57,9 @@ class AssetStatus:
 
     asset: str
     score: float  # NaN while not known
-    state: str  # "ok", "anomaly" (an event is open) or "unknown"
+    state: str  # "ok", "anomaly" (an event is open), "sensor" (one is not believed) or "unknown"
     top: str  # fields that made the open event's peak
+    sensor: str = ""  # what is wrong with its sensors: "flow frozen,speed missing"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -58,7 +67,33 @@ class Scores:
     """One tick's scores of all assets, and the events they made."""
 
     frame: Frame
-    events: list[AnomalyEvent]
+    events: list[AnomalyEvent | SensorEvent]
+
+
+class Run:
+    """One run of a model over the windows that were gathered for it: a job for any thread."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.runner = bundle.runner
+        self.contributions: Float32Array | None = None
+        self.scores: Float32Array | None = None  # None: it failed
+        self.error = ""
+        self.ms = 0.0
+
+    @property
+    def is_slow(self) -> bool:
+        """Whether it would hold up an event loop, as far as the last time tells."""
+        return self.ms > RUN_ON_LOOP_MS_MAX
+
+    def do(self) -> None:
+        began_s = time.perf_counter()
+        try:
+            self.scores, self.contributions = self.runner.run()
+            self.error = ""
+        except ModelFailed as error:
+            self.scores, self.contributions = None, None
+            self.error = str(error)
+        self.ms = (time.perf_counter() - began_s) * 1000
 
 
 class Watcher:
@@ -75,10 +110,13 @@ class Watcher:
     ) -> None:
         manifest = bundle.manifest
         self.name = settings.name
-        self.stats = ModelStats(active=True)
+        self.bundle = bundle
+        self.stats = ModelStats(
+            active=True, state="running", version=manifest.version, signed_by=bundle.signed_by
+        )
         self._settings = settings
         self._manifest = manifest
-        self._runner = bundle.runner
+        self._run = Run(bundle)
         self._table = table
         self._records = records
         self._rule = EventRule(
@@ -94,37 +132,55 @@ class Watcher:
         self._tick_ns: int | None = None  # the newest tick worked
 
         self._rings = Rings(window=manifest.window, features=len(manifest.features))
+        self._sensors = SensorWatch(
+            [feature.healthy for feature in manifest.features],
+            window=manifest.window,
+            invalid_max=manifest.window - self._valid_min,
+        )
+        self._alarms = Alarms(self.name, manifest, self._rule, self._rings, self.stats)
         self._tags_seen = 0
         self._cells: CellArray = np.zeros(0, np.intp)  # by tag id
         self._slots: dict[str, int | None] = {}  # None: refused, and said so
-        self._watches: list[Watch] = []  # by slot
         self._score_ids: IdArray = np.zeros(0, np.int32)  # by slot
         self._scores: FloatArray = np.zeros(0)  # by slot, NaN while not known
-        self._busy: set[int] = set()  # slots whose watch is not idle
-        self._restored: dict[str, AnomalyEvent] = {}  # by asset, until its slot is there
 
     @property
     def horizon_ns(self) -> int:
         """How far back a replay must begin to arrive at the same state."""
         rows = max(self._rule.open_after, self._rule.close_after) * self._manifest.hop
-        ticks = self._manifest.window + rows + self._manifest.hop + 1
+        ticks = self._sensors.memory + rows + self._manifest.hop + 1
         return ticks * self._period_ns + self._age_max_ns + UPDATE_PERIOD_NS
 
-    def apply(self, frame: Frame, now_ns: int) -> Iterator[Scores]:
+    def work(self, frame: Frame, now_ns: int) -> Generator[Run, None, list[Scores]]:
         """What the ticks up to `now_ns` give; the frame's samples count from the next one on."""
         if len(self._table) != self._tags_seen:
             self._connect_new_tags()
+        made: list[Scores] = []
         if self._tick_ns is None or now_ns - self._tick_ns >= self._period_ns:
-            yield from self._work_ticks(now_ns)
+            made = yield from self._work_ticks(now_ns)
         elif now_ns < self._tick_ns:
             self._step_back(now_ns)
         if len(frame):
-            cells = self._cells[frame.tag_ids]
-            self._rings.hold(cells, frame.values, frame.quality < _BAD, now_ns)
+            self._hold(frame, now_ns)
+        return made
 
-    def restore(self, event: AnomalyEvent) -> None:
+    def _hold(self, frame: Frame, now_ns: int) -> None:
+        """Let the cells have the frame's samples, each from its own time on.
+
+        What a broker kept while a device was away comes with the times it was taken at: it is the
+        past, and too old to be the present.
+        """
+        cells = self._cells[frame.tag_ids]
+        t_ns = np.minimum(frame.t_ns, now_ns)  # a device's clock may be ahead of ours
+        self._rings.hold(cells, frame.values, frame.quality < _BAD, t_ns)
+        self._sensors.note_outside(cells, frame.quality == _OUTSIDE)
+        late = now_ns - t_ns > self._age_max_ns
+        if late.any():
+            self.stats.samples_late_total += int(np.count_nonzero(late & (cells != NOWHERE)))
+
+    def restore(self, event: AnomalyEvent | SensorEvent) -> None:
         """Take over the newest event record of an asset, before anything is replayed."""
-        self._restored[event.asset] = event
+        self._alarms.restore(event)
 
     def status(self) -> list[AssetStatus]:
         """The newest word on each asset, in the order they appeared."""
@@ -132,10 +188,12 @@ class Watcher:
         for asset, slot in self._slots.items():
             if slot is None:
                 continue
-            watch, score = self._watches[slot], float(self._scores[slot])
-            state = "anomaly" if watch.is_open else "unknown" if np.isnan(score) else "ok"
-            top = watch.top if watch.is_open else ""
-            found.append(AssetStatus(asset=asset, score=score, state=state, top=top))
+            score, is_open = float(self._scores[slot]), self._alarms.is_open(slot)
+            sensor = self._sensors.describe(slot, self._manifest.fields)
+            state = "unknown" if np.isnan(score) else "ok"
+            state = "anomaly" if is_open else "sensor" if sensor else state
+            top = self._alarms.top(slot)
+            found.append(AssetStatus(asset=asset, score=score, state=state, top=top, sensor=sensor))
         return found
 
     def _connect_new_tags(self) -> None:
@@ -178,81 +236,97 @@ class Watcher:
         except SluicegateError as error:
             log.error("model.asset_refused model=%s asset=%s error=%s", self.name, tag.asset, error)  # noqa: TRY400 - the message has its place
             return None
-        watch = Watch(self._rule, self.name, tag.asset)
-        self._watches.append(watch)
         self._score_ids = np.append(self._score_ids, np.int32(score_id))
         self._scores = np.append(self._scores, np.nan)
         slot = self._rings.add()
-        restored = self._restored.pop(tag.asset, None)
-        if restored is not None:
-            watch.restore(restored)
-        if watch.is_open:
-            self._busy.add(slot)
-            self.stats.events_open += 1
+        tick = 0 if self._tick_ns is None else self._tick_ns // self._period_ns
+        self._sensors.grow(slot + 1, tick)
+        self._alarms.add(tag.asset, self._settled_ns())
         self.stats.assets += 1
         return slot
+
+    def _settled_ns(self) -> int:
+        """When what is known of an asset that appears now reaches back far enough."""
+        if self._tick_ns is None:
+            return NOT_YET
+        return self._tick_ns + self._sensors.memory * self._period_ns
 
     def _step_back(self, now_ns: int) -> None:
         """The gateway's clock was set back: go on from there, with what the rings hold."""
         self._tick_ns = now_ns - now_ns % self._period_ns
         self._rings.clock_stepped_back(now_ns)
-        for watch in self._watches:
-            watch.clock_stepped_back(self._tick_ns)
+        self._sensors.clock_stepped_back(self._tick_ns // self._period_ns)
+        self._alarms.clock_stepped_back(self._tick_ns, self._settled_ns())
 
-    def _work_ticks(self, now_ns: int) -> Iterator[Scores]:
+    def _work_ticks(self, now_ns: int) -> Generator[Run, None, list[Scores]]:
         newest = now_ns - now_ns % self._period_ns
+        made: list[Scores] = []
         if self._tick_ns is None:
             self._tick_ns = newest
-            return
+            self._sensors.start(newest // self._period_ns)
+            self._alarms.start(self._settled_ns())
+            return made
         # After that many ticks without a sample no column is valid: those before change nothing.
-        ticks_max = self._manifest.window + self._age_max_ns // self._period_ns + 1
+        ticks_max = self._sensors.memory + self._age_max_ns // self._period_ns + 1
         tick = max(self._tick_ns + self._period_ns, newest - ticks_max * self._period_ns)
         for tick_ns in range(tick, newest + 1, self._period_ns):
-            self._rings.push(tick_ns)
+            fresh = self._rings.push(tick_ns)
+            tick = tick_ns // self._period_ns
+            self._sensors.push(tick, self._rings.values, fresh)
             self._tick_ns = tick_ns
-            if tick_ns // self._period_ns % self._manifest.hop == 0 and self._rings.slots:
-                yield self._score(tick_ns)
+            if tick % self._manifest.hop == 0 and self._rings.slots:
+                self._sensors.judge(tick)
+                made.append((yield from self._score(tick_ns)))
+        return made
 
-    def _score(self, tick_ns: int) -> Scores:
+    def _score(self, tick_ns: int) -> Generator[Run, None, Scores]:
         """One run for all assets; not known is NaN, with bad quality."""
-        known = self._rings.valid[: self._rings.slots] >= self._valid_min
-        quality = np.full(len(known), _BAD_WAITING, np.uint8)
+        n = self._rings.slots
+        known = self._rings.valid[:n] >= self._valid_min
+        quality = np.full(n, _BAD_WAITING, np.uint8)
         contributions = None
         if known.any():
-            contributions = self._run()
+            self._gather(n)
+            yield self._run
+            contributions = self._take_run(n)
             quality[known] = _BAD  # there was data, but the model made nothing of it
             known &= np.isfinite(self._scores)
             quality[known] = _GOOD
+        if self._sensors.has_faults:
+            gated = self._sensors.faults.any(axis=1)
+            self.stats.windows_gated_total += int(np.count_nonzero(gated))
+            quality[gated] = _BAD_SENSOR
+            known &= ~gated
         self._scores[~known] = np.nan
-        self.stats.windows_total += len(known)
-        self.stats.windows_unknown_total += len(known) - int(np.count_nonzero(known))
+        self.stats.windows_total += n
+        self.stats.windows_unknown_total += n - int(np.count_nonzero(known))
         frame = Frame.of(tick_ns, self._score_ids, self._scores.copy(), quality)
-        return Scores(frame, list(self._events(tick_ns, contributions)))
+        events: list[AnomalyEvent | SensorEvent] = []
+        events += self._alarms.step(tick_ns, self._scores, contributions, self._sensors)
+        events += self._alarms.step_sensors(tick_ns, self._sensors)
+        return Scores(frame, events)
 
-    def _run(self) -> Float32Array | None:
-        """Fill the scores of all slots; their contributions, or None when the run failed.
-
-        All slots are run, the unknown ones too: a row's place then depends on its slot alone.
-        """
-        runner, stats, n = self._runner, self.stats, self._rings.slots
-        began_s = time.perf_counter()
+    def _gather(self, n: int) -> None:
+        """Have the windows of all slots, the unknown ones too: a row's place is its slot's."""
+        runner = self._run.runner
         if len(runner.windows) < n:
             runner.reserve(n, self._manifest.window, len(self._manifest.features))
         self._rings.gather(runner.windows[:n])
+
+    def _take_run(self, n: int) -> Float32Array | None:
+        """Fill the scores of all slots; their contributions, or None when there are none."""
+        run, stats = self._run, self.stats
         stats.runs_total += 1
-        try:
-            scores, contributions = runner.run()
-        except ModelFailed as error:
+        stats.run_ms_last = run.ms
+        if run.scores is None:
             stats.runs_failed_total += 1
-            if stats.error_last != str(error):
-                log.error("model.run_failed model=%s error=%s", self.name, error)  # noqa: TRY400 - ORT's trace says nothing
-            stats.error_last = str(error)
+            if stats.error_last != run.error:
+                log.error("model.run_failed model=%s error=%s", self.name, run.error)
             self._scores[:] = np.nan
-            return None
-        stats.error_last = ""
-        self._scale(scores[:n])
-        stats.run_ms_last = (time.perf_counter() - began_s) * 1000
-        return contributions
+        else:
+            self._scale(run.scores[:n])
+        stats.error_last = run.error
+        return run.contributions
 
     def _scale(self, found: Float32Array) -> None:
         """What the model gives to scores: 0 is normal, 1 alarms."""
@@ -262,30 +336,3 @@ class Watcher:
         else:
             span = manifest.threshold - manifest.normal
             np.divide(found.astype(np.float64) - manifest.normal, span, out=self._scores)
-
-    def _events(self, tick_ns: int, contributions: Float32Array | None) -> Iterator[AnomalyEvent]:
-        """Show the watches their scores; a calm asset below 1 costs nothing."""
-        concerned = self._busy.union(np.flatnonzero(self._scores >= 1).tolist())
-        for slot in sorted(concerned):
-            watch = self._watches[slot]
-            top = partial(self._top, contributions, slot)
-            was_open = watch.is_open
-            event = watch.step(tick_ns, float(self._scores[slot]), top)
-            if watch.is_idle:
-                self._busy.discard(slot)
-            else:
-                self._busy.add(slot)
-            self.stats.events_total += watch.is_open and not was_open
-            self.stats.events_open += watch.is_open - was_open
-            if event is not None:
-                yield event
-
-    def _top(self, contributions: Float32Array | None, slot: int) -> str:
-        """The fields that made a score, most first."""
-        if contributions is None:
-            return ""
-        shares = np.nan_to_num(np.maximum(contributions[slot], 0))
-        order = np.argsort(-shares, kind="stable")[:TOP_FIELDS_MAX]
-        least = TOP_SHARE_MIN * shares.sum()
-        fields = self._manifest.fields
-        return ",".join(fields[i] for i in order if shares[i] > 0 and shares[i] >= least)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from gateway.inference import ModelStats
 from gateway.ops.view import GatewayView
 
 __all__ = ["Health", "health_of", "text_of"]
@@ -68,5 +69,11 @@ def _warnings(view: GatewayView) -> Iterator[str]:
         elif stats.lag_s > LAG_MAX_S:
             yield f"sink {sink.name}: {stats.lag_s:.0f} s behind"
     for name, model in view.models.items():
-        if not model.active:
-            yield text_of(f"model {name}: not running: {model.error_last}")
+        yield from _of_model(name, model)
+
+
+def _of_model(name: str, model: ModelStats) -> Iterator[str]:
+    if not model.active:
+        yield text_of(f"model {name}: not running: {model.error_last}")
+    if model.sensor_faults:
+        yield f"model {name}: sensors of {model.sensor_faults} assets are not believed"

@@ -126,6 +126,7 @@ class Snapshots:
                     "model": text_of(score.model),
                     "score": score.score,
                     "state": score.state,
+                    "sensor": text_of(score.sensor),
                 }
                 for score in view.scores()[:SCORES_MAX]
             ],
@@ -138,6 +139,9 @@ class Snapshots:
                     "open": event.is_open,
                     "peak": event.peak,
                     "top": text_of(event.top),
+                    "severity": event.severity,
+                    "deviation": text_of(event.deviation),
+                    "sensor": text_of(event.sensor),
                 }
                 for event in view.events()[:EVENTS_MAX]
             ],

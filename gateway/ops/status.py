@@ -88,6 +88,7 @@ class Status:
                 t_ns=0,
                 score=known.score,
                 is_open=known.state == "anomaly",
+                sensor=known.sensor,
             )
             for model, assets in engine.status().items()
             for known in assets

@@ -87,6 +87,15 @@ class EventView(Protocol):
     @property
     def top(self) -> str: ...  # the fields that made the peak, most first, comma between
 
+    @property
+    def severity(self) -> str: ...
+
+    @property
+    def deviation(self) -> str: ...  # the top fields with their values and what is healthy
+
+    @property
+    def sensor(self) -> str: ...  # what was wrong with the asset's sensors when it was reported
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoreView:
@@ -97,11 +106,14 @@ class ScoreView:
     t_ns: int
     score: float  # >= 1 alarms; NaN: not known
     is_open: bool  # an event is open
+    sensor: str = ""  # which inputs are not believed, and why: "flow frozen,speed missing"
 
     @property
     def state(self) -> str:
         if self.is_open:
             return "anomaly"
+        if self.sensor:
+            return "sensor"
         return "unknown" if isnan(self.score) else "ok"
 
 

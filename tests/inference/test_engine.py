@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import logging
 import subprocess
 import sys
@@ -59,7 +60,12 @@ class Plant:
 
 
 def seconds(turns: Iterable[Frame], start_s: float = START + 0.5) -> list[Turn]:
-    return [(frame, round((start_s + i) * SECOND)) for i, frame in enumerate(turns)]
+    return [stamped(frame, round((start_s + i) * SECOND)) for i, frame in enumerate(turns)]
+
+
+def stamped(frame: Frame, now_ns: int) -> Turn:
+    """A turn whose samples were all taken now."""
+    return Frame.of(now_ns, frame.tag_ids, frame.values, frame.quality, frame.exact), now_ns
 
 
 def play(engine: Engine, turns: Sequence[Turn]) -> list[Made]:
@@ -127,7 +133,14 @@ def test_an_event_is_told_at_its_opening_and_its_closing_at_one_time(folder: Pat
         if len(f)
     ]
     assert [row["state"] for row in rows] == ["open", "closed"]
-    assert all(row.keys() == EVENT_FIELDS.keys() | {"t"} for row in rows)
+    opened, closed = rows
+    assert opened.keys() == EVENT_FIELDS.keys() | {"t", "window"}
+    assert closed.keys() == EVENT_FIELDS.keys() | {"t"}
+    snapshot = json.loads(str(opened["window"]))
+    assert snapshot["fields"] == list(FIELDS)
+    assert (len(snapshot["rows"]), snapshot["rows"][-1]) == (WINDOW, [20.0, 20.0])
+    assert (opened["severity"], closed["severity"]) == ("major", "critical")
+    assert closed["deviation"] == "speed 20 mm/s, vibration 20 mm/s"
     assert rows[0]["t"] == rows[1]["t"]
     assert rows[1]["peak"] == 4.0
     assert rows[1]["end"] == rows[1]["t"] + round(float(rows[1]["duration_s"]) * SECOND)
@@ -187,7 +200,7 @@ def test_a_run_that_fails_is_counted_said_once_and_costs_no_turn(
 ) -> None:
     plant = Plant(folder, assets=1)
     play(plant.engine, seconds([plant.all(1.0)] * 8))
-    runner = plant.engine._watchers[0]._runner
+    runner = plant.engine._watchers[0].bundle.runner
 
     class Broken:
         def run_with_iobinding(self, _binding: object) -> None:
@@ -364,7 +377,7 @@ def random_turns(plant: Plant, rng: np.random.Generator, n: int) -> list[Turn]:
                 level = 20.0 if (now_ns // (phase_s * SECOND) + i) % 3 == 0 else 2.0
                 bad = Quality.BAD_TIMEOUT if rng.random() < 0.03 else 0
                 frames.append(plant.frame(f"pump-{i}", level * rng.uniform(0.5, 1.1), bad))
-        turns.append((Frame.concatenate(frames), now_ns))
+        turns.append(stamped(Frame.concatenate(frames), now_ns))
     return turns
 
 
@@ -392,7 +405,7 @@ def test_after_a_crash_a_replay_of_the_horizon_goes_on_to_the_bit(
     made = play(plant.engine, turns)
     again = plant.new_engine()
     tail = Frame.concatenate([events for _, events in made[:crash]])
-    again.restore_events(tail.rows(max(0, len(tail) - 61), len(tail)))
+    again.restore_events(tail.rows(max(0, len(tail) - 101), len(tail)))
     since_ns = turns[crash - 1][1] - again.horizon_ns - slack * SECOND
     play(again, [turn for turn in turns[:crash] if turn[1] >= since_ns and len(turn[0])])
     # What an empty turn made is made again by the next that is not: compare once both have.
@@ -457,3 +470,172 @@ def test_a_model_of_three_features_watches_three(tmp_path: Path) -> None:
     whole = Frame.concatenate([plant.frame("pump-0", 1.0), Frame.of(0, np.array([flow], np.int32), np.array([4.0]))])  # fmt: skip  # noqa: E501
     made = play(plant.new_engine(), seconds([whole] * 10))
     assert scores_of(made, plant.table, "pump-0")[-1] == pytest.approx(0.6)
+
+
+HEALTHY = """[feature.healthy]
+low = 0.5
+high = 2.5
+noise = 0.1
+step_max = 0.4
+flat_max = 0
+deciles = [1, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7, 1.8]
+"""
+
+
+@pytest.fixture
+def knowing(tmp_path: Path) -> Path:
+    """A bundle that knows what is healthy: it can tell a sensor's fault."""
+    folder = write_bundle(tmp_path / "knowing", format="2")
+    text = (folder / "bundle.toml").read_text()
+    parts = text.split("[[golden]]")
+    first, second = parts[0].rsplit("[[feature]]", 1)
+    text = f"{first}{HEALTHY}[[feature]]{second}{HEALTHY}[[golden]]{parts[1]}"
+    (folder / "bundle.toml").write_text(text)
+    return folder
+
+
+def lively(plant: Plant, rng: np.random.Generator, asset: str, **stuck: float) -> Frame:
+    """Healthy values of an asset, but for the fields that are named."""
+    ids = np.array([plant.table.id_of(f"{asset}.{f}") for f in FIELDS], np.int32)
+    values = np.array([stuck.get(f, rng.normal(1.5, 0.1)) for f in FIELDS])
+    return Frame.of(0, ids, values)
+
+
+def sensor_records(made: Iterable[Made], table: TagTable) -> list[dict[str, object]]:
+    found: list[dict[str, object]] = []
+    for _, frame in made:
+        rows = [
+            row for row in range(len(frame)) if ".sensor." in table[int(frame.tag_ids[row])].name
+        ]
+        for chunk in range(0, len(rows), 4):
+            record = {table[int(frame.tag_ids[r])].field: frame.value(r) for r in rows[chunk : chunk + 4]}  # fmt: skip  # noqa: E501
+            found.append(record | {"t": int(frame.t_ns[rows[chunk]])})
+    return found
+
+
+def test_a_sensor_that_sticks_is_no_machine_fault(knowing: Path) -> None:
+    plant = Plant(knowing, assets=2)
+    rng = np.random.default_rng(1)
+    turns = [
+        Frame.concatenate(
+            [
+                lively(plant, rng, "pump-0", **({"speed": 900.0} if 100 <= i < 160 else {})),
+                lively(plant, rng, "pump-1"),
+            ]
+        )
+        for i in range(260)
+    ]
+    made = play(plant.engine, seconds(turns))
+    rows = sensor_records(made, plant.table)
+    assert [row["state"] for row in rows] == ["open", "closed"]
+    assert rows[-1]["faults"] == "speed out of range"
+    assert {row["t"] for row in rows} == {(START + 102) * SECOND}
+    assert not plant.engine.recent_events
+    qualities = [int(q) for scores, _ in made[104:160] for q in scores.quality]
+    assert set(qualities) == {Quality.BAD_SENSOR_FAILURE, Quality.GOOD}
+    assert np.isnan(scores_of(made[104:160], plant.table, "pump-0")).all()
+    assert np.isfinite(scores_of(made[20:], plant.table, "pump-1")).all()
+    stats = plant.engine.stats["m"]
+    assert (stats.sensor_faults, stats.sensor_faults_total) == (0, 1)
+    assert stats.windows_gated_total > 20
+
+
+def test_status_names_the_sensor_that_is_not_believed(knowing: Path) -> None:
+    plant = Plant(knowing, assets=1)
+    rng = np.random.default_rng(1)
+    play(plant.engine, seconds([lively(plant, rng, "pump-0", vibration=1.5) for _ in range(60)]))
+    [status] = plant.engine.status()["m"]
+    assert (status.state, status.sensor) == ("sensor", "vibration frozen")
+
+
+def test_a_value_outside_of_the_tags_own_range_is_not_believed(knowing: Path) -> None:
+    plant = Plant(knowing, assets=1)
+    rng = np.random.default_rng(1)
+    turns = [lively(plant, rng, "pump-0") for _ in range(60)]
+    quality = np.array([Quality.UNCERTAIN_RANGE, Quality.GOOD], np.uint8)
+    outside = [Frame(f.t_ns, f.tag_ids, f.values, quality) for f in turns]
+    made = play(plant.engine, seconds(turns + outside[:6] + turns))
+    rows = sensor_records(made, plant.table)
+    assert [row["faults"] for row in rows] == ["speed out of range"] * 2
+
+
+@settings(
+    max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(seed=st.integers(0, 10_000), cut=st.floats(0.5, 0.9))
+def test_after_a_crash_sensor_events_go_on_to_the_bit(knowing: Path, seed: int, cut: float) -> None:
+    rng = np.random.default_rng(seed)
+    plant = Plant(knowing, assets=2)
+    stuck: dict[int, dict[str, float]] = {}
+    for asset in range(2):
+        for _ in range(4):
+            at, field = int(rng.integers(0, 900)), FIELDS[rng.integers(2)]
+            value = float(rng.choice([1.5, 900.0]))
+            for i in range(at, at + int(rng.integers(10, 300))):
+                stuck.setdefault(asset * 1000 + i, {})[field] = value
+    frames = [
+        Frame.concatenate(
+            [lively(plant, rng, f"pump-{a}", **stuck.get(a * 1000 + i, {})) for a in range(2)]
+        )
+        for i in range(1000)
+    ]
+    turns = seconds(frames)
+    made = play(plant.engine, turns)
+    crash = int(cut * len(turns))
+    again = plant.new_engine()
+    again.restore_events(Frame.concatenate([events for _, events in made[:crash]]))
+    since_ns = turns[crash - 1][1] - again.horizon_ns
+    play(again, [turn for turn in turns[:crash] if turn[1] >= since_ns])
+    live = play(again, turns[crash:])
+    assert as_rows(live, plant.table) == as_rows(made[crash:], plant.table)
+    assert sensor_records(made, plant.table)
+
+
+def test_a_backlog_is_not_taken_for_the_present(folder: Path) -> None:
+    """A broker gives what it kept in one go: an hour of high values, while now all is quiet."""
+    plant = Plant(folder, assets=2)
+    quiet = seconds([plant.all(1.0)] * 20)
+    made = play(plant.engine, quiet)
+    backlog = [
+        Frame.of((START - 3600 + s) * SECOND, f.tag_ids, f.values)
+        for s in range(600)
+        for f in [plant.frame("pump-0", 90.0)]
+    ]
+    came = Frame.concatenate(backlog)
+    made += play(plant.engine, [(came, (START + 20) * SECOND)])
+    made += play(plant.engine, seconds([plant.all(1.0)] * 20, START + 20.5))
+    assert np.nanmax(scores_of(made, plant.table, "pump-0")) < 1
+    assert np.isfinite(scores_of(made[10:], plant.table, "pump-0")).all()
+    assert plant.engine.stats["m"].samples_late_total == 1200
+
+
+def test_while_only_old_samples_come_the_score_is_not_known(folder: Path) -> None:
+    plant = Plant(folder, assets=1)
+    old = [
+        (Frame.of(now_ns - 30 * SECOND, frame.tag_ids, frame.values), now_ns)
+        for frame, now_ns in seconds([plant.all(90.0)] * 30)
+    ]
+    made = play(plant.engine, old)
+    assert np.isnan(scores_of(made, plant.table, "pump-0")).all()
+    assert not plant.engine.recent_events
+
+
+def test_a_sample_that_overtook_an_older_one_stays(folder: Path) -> None:
+    plant = Plant(folder, assets=1)
+    turns = []
+    for frame, now_ns in seconds([plant.all(1.0)] * 20):
+        before = Frame.of(now_ns - SECOND // 2, frame.tag_ids, frame.values * 90)
+        turns += [(frame, now_ns), (before, now_ns + 10**6)]
+    assert np.nanmax(scores_of(play(plant.engine, turns), plant.table, "pump-0")) < 1
+
+
+def test_a_clock_ahead_of_ours_is_no_reason_to_doubt_a_sample(folder: Path) -> None:
+    plant = Plant(folder, assets=1)
+    ahead = [
+        (Frame.of(now_ns + 3600 * SECOND, frame.tag_ids, frame.values), now_ns)
+        for frame, now_ns in seconds([plant.all(1.0)] * 20)
+    ]
+    made = play(plant.engine, ahead + [(EMPTY_FRAME, t + 20 * SECOND) for _, t in ahead])
+    known = np.isfinite(scores_of(made, plant.table, "pump-0"))
+    assert known[3:9].all()
+    assert not known[15:].any()  # nor for believing it an hour longer

@@ -79,7 +79,8 @@ def test_an_isolation_forest_with_its_integer_labels_watches_pumps(tmp_path: Pat
     made = []
     for second in range(12):
         values = np.array([0.1, 0.0]) if second < 6 else np.array([8.0, -8.0])
-        made.append(engine.apply(Frame.of(0, ids, values), (10**6 + second) * SECOND))
+        now_ns = (10**6 + second) * SECOND
+        made.append(engine.apply(Frame.of(now_ns, ids, values), now_ns))
     scores = [float(f.values[0]) for f, _ in made if len(f)]
     assert scores[3] < 0.5
     assert scores[-1] > 1

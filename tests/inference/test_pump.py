@@ -82,8 +82,9 @@ def watch(samples: Float, *, lost: float = 0.0) -> tuple[Engine, Float]:
     scores = []
     for second in range(seconds):
         came = rng.random(assets) >= lost
-        frame = Frame.of(0, ids[came].ravel(), samples[second, came].ravel())
-        found, _ = engine.apply(frame, (START + second) * SECOND + SECOND // 2)
+        now_ns = (START + second) * SECOND + SECOND // 2
+        frame = Frame.of(now_ns, ids[came].ravel(), samples[second, came].ravel())
+        found, _ = engine.apply(frame, now_ns)
         if len(found):
             scores.append(found.values)
     return engine, np.array(scores)

@@ -56,6 +56,9 @@ class FakeEvent:
     is_open: bool
     peak: float
     top: str
+    severity: str = "minor"
+    deviation: str = ""
+    sensor: str = ""
 
 
 @dataclass(slots=True)

@@ -168,17 +168,26 @@ function updateCard(asset) {
   card.score.hidden = !known;
   if (known) updateScore(card, known);
   const [state, word] = known?.state === "anomaly" ? ["bad", "anomaly"]
+    : known?.sensor ? ["warn", "sensor"]
     : isBad(asset) ? ["warn", "bad quality"]
     : known?.state === "ok" ? ["ok", "ok"]
     : ["unknown", known ? "unknown" : "not watched"];
   mark(card.pill, "state", state);
   put(card.pill, word);
+  card.pill.title = known?.sensor ? `not believed: ${known.sensor.replaceAll(",", ", ")}` : "";
+  const doubted = new Map((known?.sensor || "").split(",").filter(Boolean).map((fault) => {
+    const [field, ...words] = fault.split(" ");
+    return [field, words.join(" ")];
+  }));
   mark(card.node, "state", state);
   const fields = model.suspects.get(asset.name);
   // What made the alarm is not left among the rows that are folded away.
   const hidden = card.folded.filter((place) => fields?.has(model.whole.tags[place].field));
   if (hidden.length) unfold(card, hidden, card.rows[0].node);
-  for (const row of card.rows) updateRow(row, fields?.has(model.whole.tags[row.place].field));
+  for (const row of card.rows) {
+    const { field } = model.whole.tags[row.place];
+    updateRow(row, fields?.has(field), doubted.get(field));
+  }
 }
 
 function updateScore(card, known) {
@@ -192,11 +201,13 @@ function updateScore(card, known) {
   card.score.title = `${known.model}: ${text}; 1 or more alarms`;
 }
 
-function updateRow(row, suspect) {
+function updateRow(row, suspect, fault) {
   const { tick, whole, rings } = model;
   const quality = tick.quality[row.place];
-  const kind = severity(quality);
-  const reason = whole.qualities[quality] ?? `quality ${quality}`;
+  const known = severity(quality);
+  // An input that a model does not believe looks like one of uncertain quality.
+  const kind = fault && known === "good" ? "uncertain" : known;
+  const reason = fault ? `not believed: ${fault}` : whole.qualities[quality] ?? `quality ${quality}`;
   mark(row.node, "quality", kind === "good" ? "" : kind);
   mark(row.node, "suspect", suspect && kind === "good" ? "yes" : "");
   put(row.text, kind === "bad" ? reason.replace(/^bad /, "") : shownValue(row.place));

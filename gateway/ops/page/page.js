@@ -207,12 +207,12 @@ function showEvents(tick) {
     mark(node, "open", event.open ? "yes" : "");
     const asset = make("button", "asset", event.asset);
     asset.type = "button";
-    node.title = `${event.model}: show only ${event.asset}`;
     const top = event.top.replaceAll("_", " ").split(",").filter(Boolean).join(", ");
+    node.title = `${event.model}, ${event.severity}: ${event.deviation || top}\nshow only ${event.asset}`;
     node.append(
       asset,
       make("span", "peak", `peak ${peak(event).toFixed(2)}`),
-      make("span", "top", top || event.model),
+      make("span", "top", (top || event.model) + (event.sensor ? `; sensor: ${event.sensor}` : "")),
       make("span", "when", `${when(event.start_ms, tick.t_ms)}, ${event.open ? "for " : ""}${lasting(event)}`),
     );
     node.addEventListener("click", () => choose("all", event.asset));

@@ -16,9 +16,10 @@ from gateway.config.load import Config, load
 from gateway.errors import SluicegateError
 from gateway.frame import Frame, TimeArray
 from gateway.inference.fit import FitError, FitSettings, Fitted, fit, parse_rate
-from gateway.inference.fit.bundling import Facts, healthy_facts, write_bundle
+from gateway.inference.fit.bundling import REPORT, Facts, healthy_facts, write_bundle
 from gateway.inference.fit.prepare import Arrivals, Prepared, Selection, prepare, sample_period
 from gateway.inference.fit.recording import Recording
+from gateway.inference.fit.report import report_of
 from gateway.inference.keys import DeviceKey
 from gateway.recordings import Reader, RecordingOptions
 from gateway.settings import parse_duration
@@ -54,7 +55,8 @@ def commission(options: argparse.Namespace) -> int:
     if not options.no_signature:
         key = DeviceKey.open(key_of(config.path if config else None, options.key))
     facts = _facts(options, recordings, fitted, data)
-    write_bundle(options.out, fitted, facts, key=key, replace=options.replace)
+    report = report_of(fitted, facts, recordings, prepared.left_out, key.public if key else "")
+    write_bundle(options.out, fitted, facts, report=report, key=key, replace=options.replace)
     _tell(options, config, fitted, key, time.monotonic() - began_s)
     return 0
 
@@ -227,7 +229,7 @@ def _tell(
     print(f"found {caught} of {len(fitted.injections)} faults put into healthy history")
     print(f"false alarms: {fitted.calibration.in_words}")
     size = sum(file.stat().st_size for file in options.out.iterdir())
-    print(f"{options.out}: {size / 1000:.0f} kB, in {took_s:.0f} s")
+    print(f"{options.out}: {size / 1000:.0f} kB, in {took_s:.0f} s; read its {REPORT}")
     print(f"signed with {key.path}, public key {key.public}" if key else "not signed")
     bundle = options.out.resolve()
     if config is not None and bundle.is_relative_to(config.directory):

@@ -1,7 +1,12 @@
 """Commissioning: from recordings of a machine to one ONNX graph that watches it.
 
-    recordings -> clean (which rows can be learned from) -> features, detectors, calibration
-               -> graph (all of it as one ONNX file) -> Fitted
+    recordings -> clean       which cells can be learned from
+               -> runs        stretches without a hole
+               -> learn       levels, relations, spreads, each with its limit; held-back scores
+               -> unusual     what the rest of the history cannot explain is left out; learn again
+               -> calibrate   to the rate of false alarms asked for
+               -> export      all of it as one ONNX file
+               -> inject      what it would catch
 
 Pure: the same recordings, settings and seed give the same bytes.
 """
@@ -10,17 +15,37 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from gateway.errors import SluicegateError
-from gateway.frame import BoolArray, FloatArray, TimeArray
-from gateway.inference.fit.graph import Graph
+from gateway.frame import BoolArray, FloatArray
+from gateway.inference.events import EventRule
+from gateway.inference.fit import detector as parts
+from gateway.inference.fit.calibrate import judged, scale_of_scores
+from gateway.inference.fit.clean import Stretch, clean, stretches_where
+from gateway.inference.fit.detector import CONTRIBUTIONS, INPUT, SCORE, Kind, export
+from gateway.inference.fit.fitted import (
+    Calibration,
+    Detector,
+    Fitted,
+    History,
+    Injection,
+    State,
+)
+from gateway.inference.fit.inject import Injected, inject
+from gateway.inference.fit.learn import Learned, Spans, learn
 from gateway.inference.fit.recording import Recording
+from gateway.inference.fit.relations import FOLDS
+from gateway.inference.fit.states import operating_states
+from gateway.inference.fit.windows import Run, runs_of, statistics
 from gateway.inference.runtime import Float32Array, Runner
 
 __all__ = [
+    "CONTRIBUTIONS",
+    "INPUT",
+    "SCORE",
     "Calibration",
     "Detector",
     "FitError",
@@ -28,14 +53,28 @@ __all__ = [
     "Fitted",
     "History",
     "Injection",
+    "Scorer",
     "State",
     "Stretch",
     "fit",
     "parse_rate",
 ]
 
-INPUT, SCORE, CONTRIBUTIONS = "window", "score", "contributions"
 SCORE_ROWS_MAX = 256
+# Rows of the two time scales, and of the fast part of each; at less than a second a row, more.
+SCALES = ((16, 4), (32, 8))
+# One asset's ring is twice the window; see bundle.toml's bound.
+WINDOW_CELLS_MAX = 32_768
+# An event opens after so many scores of 1, and closes after so many below CLOSE_BELOW: three
+# scores in a row are no glitch, and a fault that wavers stays one event.
+RULE = EventRule(open_after=3, close_after=10, close_below=0.7)
+MIN_VALID_FRACTION = 0.8
+# Windows side by side that are needed to learn anything, and to look for faults in the history.
+WINDOWS_MIN = 5
+WINDOWS_MIN_TO_SUSPECT = 60
+# What the rest cannot explain by this many limits is left out, unless it is more than this share.
+UNUSUAL_SCORE = 2.0
+UNUSUAL_SHARE_MAX = 0.2
 
 _RATE = re.compile(r"(\d+(?:\.\d+)?)\s*/\s*(h|hour|d|day|week|month|year)")
 _DAYS = {"h": 1 / 24, "hour": 1 / 24, "d": 1, "day": 1, "week": 7, "month": 30.44, "year": 365.25}
@@ -63,99 +102,6 @@ class FitSettings:
     seed: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stretch:
-    """A part of the history that was not learned from; `field` is "" when it is all of them."""
-
-    asset: str
-    field: str
-    start_ns: int
-    end_ns: int
-    reason: str  # "missing", "stuck", "out of range", "unusual"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class State:
-    """An operating state that was found: "running", "idle", "start-up" ..."""
-
-    name: str
-    share: float  # of the time learned from
-    levels: tuple[float, ...]  # typical value of each feature
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Detector:
-    """One member of the family: what it looks at, how it did without labels, whether it is used."""
-
-    name: str
-    looks_at: str
-    criterion: float  # share of the injected faults that it found at its limit; 0 to 1
-    used: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Calibration:
-    """How often a healthy asset alarms, and how sure that is."""
-
-    wanted_per_day: float
-    expected_per_day: float
-    low_per_day: float
-    high_per_day: float
-    confidence: float  # that the rate lies in [low, high]
-    healthy_s: float  # of held-back healthy history
-    in_words: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Injection:
-    """A synthetic fault put into held-back healthy history."""
-
-    kind: str  # "step", "drift", "noise", ...
-    field: str
-    size: float  # in healthy standard deviations of the feature
-    caught: bool
-    delay_s: float  # NaN when not caught
-    blamed: str  # the field that contributed most, "" when not caught
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class History:
-    """Scores over one recording, by the graph itself; a score of 1 alarms."""
-
-    asset: str
-    t_ns: TimeArray  # (m,) of each window's last row
-    scores: Float32Array  # (m,)
-    contributions: Float32Array  # (m, features)
-    learned: BoolArray  # (m,) whether the window was learned from
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Fitted:
-    """A model, what a bundle must say of it, and what a report tells of how it came about."""
-
-    model: bytes  # ONNX: INPUT -> SCORE, CONTRIBUTIONS
-    fields: tuple[str, ...]
-    eng_units: tuple[str, ...]
-    period_s: float
-    window: int  # samples
-    hop: int
-    threshold: float  # the score is calibrated to 1
-    min_valid_fraction: float
-    open_after: int  # what the calibration reckons with, for [[model]]
-    close_after: int
-    close_below: float
-    golden_windows: Float32Array  # (k, window, features)
-    golden_scores: Float32Array  # (k,)
-    healthy_low: FloatArray  # (features,) what was seen in what was learned from
-    healthy_high: FloatArray
-    stretches: tuple[Stretch, ...]
-    states: tuple[State, ...]
-    detectors: tuple[Detector, ...]
-    calibration: Calibration
-    injections: tuple[Injection, ...]
-    histories: tuple[History, ...]
-
-
 def fit(recordings: Sequence[Recording], settings: FitSettings) -> Fitted:
     """A model of one asset class from healthy (or mostly healthy) recordings of its assets.
 
@@ -163,26 +109,32 @@ def fit(recordings: Sequence[Recording], settings: FitSettings) -> Fitted:
     fields, units and period.
     """
     first = _agreed(recordings)
-    n = len(first.fields)
-    window, hop = settings.window or 30, settings.hop or 3
-    windows = [_windows(recording, window, hop) for recording in recordings]
-    pooled = np.concatenate([w for w, _ in windows])
-    if len(pooled) < 10:
-        raise FitError(
-            f"there are {len(pooled)} windows of {window} good samples",
-            hint="record for longer, or see why samples are missing",
-        )
-    level = pooled.mean(axis=1, dtype=np.float64)
-    center = np.median(level, axis=0)
-    scale = 1.4826 * np.median(np.abs(level - center), axis=0)
-    scale = np.maximum(scale, 1e-6 * np.maximum(np.abs(center), 1.0))
-    limit = float(np.abs((level - center) / scale).max()) * 1.2
-    model = _graph(center, scale, limit, window)
-    histories = tuple(
-        _history(recording, model, w, t_ns)
-        for recording, (w, t_ns) in zip(recordings, windows, strict=True)
+    spans = _spans(first, settings)
+    window = max(rows for rows, _ in spans.scales)
+    cleaned, stretches = clean(recordings)
+    runs = _runs(cleaned, window)
+    unusual = _unusual(cleaned, runs, spans)
+    if unusual:
+        stretches += [s for one, rows in unusual for s in stretches_where(one, rows, "unusual")]
+        marked = {one.asset: rows for one, rows in unusual}
+        cleaned = [_without(one, marked.get(one.asset)) for one in cleaned]
+        runs = _runs(cleaned, window)
+    hop = settings.hop or max(1, round(1 / first.period_s))
+    learned, calibration = _calibrated(learn(runs, spans), spans)
+    detector = learned.detector
+    model = export(detector)
+    scorer = Scorer(model, window, len(first.fields))
+    values = np.concatenate([run.values for run in runs])
+    injected = inject(
+        detector,
+        scorer.over,
+        runs,
+        first.fields,
+        RULE,
+        period_s=first.period_s,
+        seed=settings.seed,
     )
-    golden = pooled[[0, len(pooled) // 2]].astype(np.float32)
+    golden = _golden(runs, detector)
     return Fitted(
         model=model,
         fields=first.fields,
@@ -191,45 +143,55 @@ def fit(recordings: Sequence[Recording], settings: FitSettings) -> Fitted:
         window=window,
         hop=hop,
         threshold=1.0,
-        min_valid_fraction=0.8,
-        open_after=2,
-        close_after=3,
-        close_below=0.9,
+        min_valid_fraction=MIN_VALID_FRACTION,
+        open_after=RULE.open_after,
+        close_after=RULE.close_after,
+        close_below=RULE.close_below,
         golden_windows=golden,
-        golden_scores=score_windows(model, golden)[0],
-        healthy_low=pooled.min(axis=(0, 1)).astype(np.float64),
-        healthy_high=pooled.max(axis=(0, 1)).astype(np.float64),
-        stretches=(),
-        states=(State(name="running", share=1.0, levels=tuple(center.tolist())),),
-        detectors=(Detector(name="level", looks_at="means", criterion=0.0, used=True),),
-        calibration=Calibration(
-            wanted_per_day=settings.false_alarms_per_day,
-            expected_per_day=settings.false_alarms_per_day,
-            low_per_day=0.0,
-            high_per_day=86400 / (hop * first.period_s),
-            confidence=0.9,
-            healthy_s=len(pooled) * hop * first.period_s,
-            in_words="not calibrated",
+        golden_scores=scorer(golden)[0],
+        healthy_low=values.min(axis=0),
+        healthy_high=values.max(axis=0),
+        stretches=tuple(stretches),
+        states=operating_states(values, detector.scaled(values), settings.seed),
+        detectors=_detectors(learned, injected),
+        calibration=calibration,
+        injections=injected.faults,
+        histories=tuple(
+            _history(one, scorer, runs_of([one], window), kept, window, hop)
+            for one, kept in zip(clean(recordings)[0], cleaned, strict=True)
         ),
-        injections=(),
-        histories=histories if n else (),
     )
 
 
-def score_windows(model: bytes, windows: Float32Array) -> tuple[Float32Array, Float32Array]:
-    """Scores (rows,) and contributions (rows, features) of windows, by the graph."""
-    runner = Runner(model, input_name=INPUT, score=SCORE, contributions=CONTRIBUTIONS)
-    scores = np.empty(len(windows), np.float32)
-    contributions = np.empty((len(windows), windows.shape[2]), np.float32)
-    runner.reserve(min(len(windows), SCORE_ROWS_MAX), *windows.shape[1:])
-    for start in range(0, len(windows), SCORE_ROWS_MAX):
-        rows = len(windows[start : start + SCORE_ROWS_MAX])
-        runner.windows[:rows] = windows[start : start + rows]
-        found, shares = runner.run()
-        scores[start : start + rows] = found[:rows]
-        assert shares is not None  # our own graphs give them
-        contributions[start : start + rows] = shares[:rows]
-    return scores, contributions
+class Scorer:
+    """The graph at work over as many windows as there are."""
+
+    def __init__(self, model: bytes, window: int, features: int) -> None:
+        self._runner = Runner(model, input_name=INPUT, score=SCORE, contributions=CONTRIBUTIONS)
+        self._runner.reserve(SCORE_ROWS_MAX, window, features)
+
+    def __call__(self, windows: Float32Array) -> tuple[Float32Array, Float32Array]:
+        """Scores (rows,) and contributions (rows, features) of (rows, window, features)."""
+        scores = np.empty(len(windows), np.float32)
+        contributions = np.empty((len(windows), windows.shape[2]), np.float32)
+        for start in range(0, len(windows), SCORE_ROWS_MAX):
+            rows = len(windows[start : start + SCORE_ROWS_MAX])
+            self._runner.windows[:rows] = windows[start : start + rows]
+            found, shares = self._runner.run()
+            assert shares is not None  # our own graphs give them
+            scores[start : start + rows] = found[:rows]
+            contributions[start : start + rows] = shares[:rows]
+        return scores, contributions
+
+    def over(self, values: FloatArray, hop: int = 1) -> tuple[Float32Array, Float32Array]:
+        """The same of every `hop`-th window of (n, features) rows, the first ending at `window`."""
+        window = self._runner.windows.shape[1]
+        seen = np.lib.stride_tricks.sliding_window_view(values, window, axis=0)[::hop]
+        found = [
+            self(np.ascontiguousarray(seen[k : k + SCORE_ROWS_MAX].transpose(0, 2, 1), np.float32))
+            for k in range(0, len(seen), SCORE_ROWS_MAX)
+        ]
+        return np.concatenate([f[0] for f in found]), np.concatenate([f[1] for f in found])
 
 
 def _agreed(recordings: Sequence[Recording]) -> Recording:
@@ -247,34 +209,174 @@ def _agreed(recordings: Sequence[Recording]) -> Recording:
     return first
 
 
-def _windows(recording: Recording, window: int, hop: int) -> tuple[Float32Array, TimeArray]:
-    good = np.logical_and.reduce(recording.usable & np.isfinite(recording.values), axis=1)
-    period_ns = round(recording.period_s * 1e9)
-    broken = np.r_[True, np.diff(recording.t_ns) > 1.5 * period_ns]
-    since = np.arange(len(good)) - np.maximum.accumulate(
-        np.where(~good | broken, np.arange(len(good)) + ~good, 0)
+def _spans(recording: Recording, settings: FitSettings) -> Spans:
+    """Time scales: as many rows as a second has, or as the user asks for."""
+    times = max(1, round(1 / recording.period_s))
+    longest = SCALES[-1][0]
+    if settings.window:
+        share = settings.window / longest
+    else:
+        share = float(min(times, max(1, WINDOW_CELLS_MAX // len(recording.fields) // longest)))
+    scales = [(max(2, round(rows * share)), max(1, round(fast * share))) for rows, fast in SCALES]
+    return Spans(
+        period_s=recording.period_s,
+        scales=tuple(scales),
+        false_alarms_per_day=settings.false_alarms_per_day,
     )
-    ends = np.flatnonzero(since >= window - 1)[::hop]
-    rows = ends[:, np.newaxis] + np.arange(1 - window, 1)
-    return recording.values[rows].astype(np.float32), recording.t_ns[ends]
 
 
-def _history(recording: Recording, model: bytes, windows: Float32Array, t_ns: TimeArray) -> History:
-    scores, contributions = score_windows(model, windows)
+def _runs(recordings: Sequence[Recording], window: int) -> list[Run]:
+    runs = runs_of(recordings, window)
+    rows = sum(len(run.values) for run in runs)
+    if rows < WINDOWS_MIN * window:
+        raise FitError(
+            f"there are {rows} rows in stretches of {window} good ones, and {WINDOWS_MIN * window}"
+            " are needed",
+            hint="record for longer, or see why samples are missing",
+        )
+    return runs
+
+
+def _unusual(
+    recordings: Sequence[Recording], runs: Sequence[Run], spans: Spans
+) -> list[tuple[Recording, BoolArray]]:
+    """What the rest of the history cannot explain: (n, features) rows of some recordings.
+
+    Each of `FOLDS` parts is scored by a detector that never saw it. A state that comes back is in
+    the other parts, too; a fault is not.
+    """
+    rows = sum(len(run.values) for run in runs)
+    window = max(scale for scale, _ in spans.scales)
+    if rows < WINDOWS_MIN_TO_SUSPECT * window:
+        return []
+    short = replace(spans, scales=spans.scales[:1])
+    marked = {k: np.zeros(len(one.t_ns), np.bool_) for k, one in enumerate(recordings)}
+    pieces = _pieces(runs, rows // (2 * FOLDS) + 1, window)
+    found = 0
+    for k in range(2 * FOLDS):
+        others = [piece for j, piece in enumerate(pieces) if j % (2 * FOLDS) != k]
+        detector = learn(others, short).detector
+        for piece in pieces[k :: 2 * FOLDS]:
+            found += _mark(detector, piece, marked[piece.recording])
+    if not 0 < found <= UNUSUAL_SHARE_MAX * rows:
+        return []
+    return [
+        (one, np.repeat(marked[k][:, np.newaxis], len(one.fields), axis=1))
+        for k, one in enumerate(recordings)
+        if marked[k].any()
+    ]
+
+
+def _pieces(runs: Sequence[Run], rows: int, window: int) -> list[Run]:
+    """The runs cut into pieces of about so many rows; a last one too short goes with its last."""
+    pieces = []
+    for run in runs:
+        count = max(1, min(round(len(run.values) / rows), len(run.values) // (2 * window)))
+        start = run.start
+        for values in np.array_split(run.values, count):
+            pieces.append(Run(run.recording, start, values))
+            start += len(values)
+    return pieces
+
+
+def _mark(detector: parts.Detector, piece: Run, rows: BoolArray) -> int:
+    """Mark the rows of the windows that score too high for too long; how many."""
+    scale = detector.scales[0]
+    answers = scale.answers(statistics(detector.scaled(piece.values), scale.rows, scale.fast_rows))
+    high = scale.ratios(answers).max(axis=1) >= UNUSUAL_SCORE
+    # A moment that long is a fault; a shorter one is what extremes are made of.
+    steady = np.convolve(high, np.ones(scale.rows), "same") >= scale.rows / 2
+    inside = np.convolve(steady & high, np.ones(2 * scale.rows - 1)) > 0
+    inside = inside[: len(piece.values)]
+    rows[piece.start : piece.start + len(inside)] |= inside
+    return int(inside.sum())
+
+
+def _without(recording: Recording, marked: BoolArray | None) -> Recording:
+    return recording if marked is None else replace(recording, usable=recording.usable & ~marked)
+
+
+def _calibrated(learned: Learned, spans: Spans) -> tuple[Learned, Calibration]:
+    """The limits of each kind, moved by what its held-back answers say together."""
+    window, every = learned.detector.window, learned.every
+    runs = np.cumsum(learned.counts)[:-1]
+    per_block = spans.per_trial(window) / len(learned.by_kind)
+    block = max(1, window // every)
+    by = {
+        kind: scale_of_scores(np.split(ratios, runs), RULE, block=block, per_block=per_block)
+        for kind, ratios in learned.by_kind.items()
+    }
+    scales = []
+    for scale in learned.detector.scales:
+        times = np.array([by[kind] for kind in scale.kinds])
+        low, high = scale.limit_low * times, scale.limit_high * times
+        scales.append(replace(scale, limit_low=low, limit_high=high))
+    scores = np.maximum.reduce([ratios / by[kind] for kind, ratios in learned.by_kind.items()])
+    calibration = judged(
+        np.split(scores, runs),
+        RULE,
+        wanted_per_day=spans.false_alarms_per_day,
+        step_s=every * spans.period_s,
+    )
+    detector = replace(learned.detector, scales=tuple(scales))
+    return replace(learned, detector=detector), calibration
+
+
+def _detectors(learned: Learned, injected: Injected) -> tuple[Detector, ...]:
+    how = ", ".join(
+        f"{one.how} at {scale.rows} rows"
+        for one, scale in zip(learned.relations, learned.detector.scales, strict=True)
+    )
+    looks_at = {
+        Kind.LEVEL: "each tag's level against where it was learned",
+        Kind.RELATION: f"each tag against what the others say it should be ({how})",
+        Kind.SPREAD: "how much each tag shakes",
+        Kind.OVERALL: "all relations together",
+    }
+    return tuple(
+        Detector(
+            name=kind.value,
+            looks_at=looks_at[kind],
+            criterion=injected.caught_share.get(kind, 0.0),
+            used=kind in learned.by_kind,
+        )
+        for kind in Kind
+    )
+
+
+def _golden(runs: Sequence[Run], detector: parts.Detector) -> Float32Array:
+    """A healthy window, and the same with its first tag off from the middle on."""
+    longest = max(runs, key=lambda run: len(run.values))
+    start = (len(longest.values) - detector.window) // 2
+    healthy = longest.values[start : start + detector.window]
+    faulty = healthy.copy()
+    faulty[detector.window // 2 :, 0] += 10 * detector.scale[0]
+    return np.stack([healthy, faulty]).astype(np.float32)
+
+
+def _history(
+    recording: Recording,
+    scorer: Scorer,
+    runs: Sequence[Run],
+    kept: Recording,
+    window: int,
+    hop: int,
+) -> History:
+    """Scores over all of a recording, learned from or not."""
+    learned = np.logical_and.reduce(kept.usable, axis=1)
+    times, scores, shares, known = [], [], [], []
+    for run in runs:
+        found = scorer.over(run.values, hop)
+        scores.append(found[0])
+        shares.append(found[1])
+        ends = run.start + window - 1 + hop * np.arange(len(found[0]))
+        times.append(recording.t_ns[ends])
+        known.append(learned[ends])
+    features = len(recording.fields)
     return History(
         asset=recording.asset,
-        t_ns=t_ns,
-        scores=scores,
-        contributions=contributions,
-        learned=np.ones(len(scores), np.bool_),
+        t_ns=np.concatenate([*times, np.zeros(0, np.int64)]),
+        scores=np.concatenate([*scores, np.zeros(0, np.float32)]),
+        contributions=np.concatenate([*shares, np.zeros((0, features), np.float32)]),
+        learned=np.concatenate([*known, np.zeros(0, np.bool_)]),
     )
-
-
-def _graph(center: FloatArray, scale: FloatArray, limit: float, window: int) -> bytes:
-    graph = Graph(INPUT, window, len(center))
-    level = graph.add("ReduceMean", INPUT, graph.integers(1), keepdims=0)
-    far = graph.add("Sub", level, graph.floats(center))
-    share = graph.add("Abs", graph.add("Mul", far, graph.floats(1 / scale / limit)))
-    graph.output(share, CONTRIBUTIONS, len(center))
-    graph.output(graph.add("ReduceMax", share, graph.integers(1), keepdims=0), SCORE)
-    return graph.model()

@@ -39,6 +39,10 @@ class Graph:
         """A one-dimensional int64 constant: axes, indices, shapes."""
         return self._constant(np.array(values, np.int64))
 
+    def scalar(self, value: int) -> str:
+        """An int64 constant without dimensions: an index that drops its axis."""
+        return self._constant(np.array(value, np.int64))
+
     def output(self, value: str, name: str, *shape: int) -> None:
         """Name a value as an output of shape (rows, *shape)."""
         self._nodes.append(helper.make_node("Identity", [value], [name]))

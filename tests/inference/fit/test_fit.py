@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gateway.inference.fit import FitError, FitSettings, Recording, fit, parse_rate
-from gateway.inference.fit.fit import score_windows
+from gateway.inference.fit.fit import Scorer
 from gateway.inference.onnx_wire import objections
 
 
@@ -26,7 +26,7 @@ def test_the_model_is_one_graph_of_allowed_operators_and_scores_its_golden_windo
     fitted = fit([recording(rng.normal(size=(600, 4)))], FitSettings())
     assert objections(fitted.model) == []
     assert fitted.golden_windows.shape[1:] == (fitted.window, 4)
-    scores, _ = score_windows(fitted.model, fitted.golden_windows)
+    scores, _ = Scorer(fitted.model, fitted.window, 4)(fitted.golden_windows)
     np.testing.assert_allclose(scores, fitted.golden_scores, rtol=1e-4)
 
 

@@ -25,6 +25,7 @@ from gateway.channel import Channel
 from gateway.clock import Clock
 from gateway.config.load import Config
 from gateway.frame import Arrival, Lane
+from gateway.jobs import finished_aside
 from gateway.sinks import Sink, build_sink
 from gateway.sinks.budget import Budget
 from gateway.sinks.config import SinkSettings
@@ -184,16 +185,17 @@ class Gateway:
         while not draining.is_set():
             # With the spool full nothing is taken; the channel fills and holds the sources back.
             await self.spool.wait_for_room()
-            self._work(await self.channel.gather(turn_s, IDLE_TURN_S))
-        await self._work(self.channel.take())
+            await self._work(await self.channel.gather(turn_s, IDLE_TURN_S))
+        await (await self._work(self.channel.take()))
         await asyncio.sleep(0)  # the acknowledgements hang on the same future
         self._checkpoint(self.clock.utc_ns(), at_end=True)
 
-    def _work(self, arrivals: list[Arrival]) -> asyncio.Future[int]:
+    async def _work(self, arrivals: list[Arrival]) -> asyncio.Future[int]:
+        """Work a turn; the future is done once it is durable."""
         began_s = self.clock.monotonic_s()
         now_ns = self.clock.utc_ns()
         self._checkpoint(now_ns)
-        turn = self.turns.turn(arrivals, now_ns)
+        turn = await finished_aside(self.turns.work(arrivals, now_ns))
         durable = self.spool.append(turn)
         if turn.frames:
             self._durable = durable

@@ -25,6 +25,7 @@ import numpy.typing as npt
 
 from gateway.errors import SluicegateError
 from gateway.frame import EMPTY_FRAME, Arrival, Frame, Lane, Turn
+from gateway.jobs import Work, finished
 from gateway.spool.checkpoint import Checkpoint
 from gateway.spool.dictionary import Dictionary
 from gateway.stages.condition import Condition
@@ -57,7 +58,7 @@ class Scorer(Protocol):
 
     horizon_ns: int
 
-    def apply(self, frame: Frame, now_ns: int) -> tuple[Frame, Frame]: ...
+    def work(self, frame: Frame, now_ns: int) -> Work[tuple[Frame, Frame]]: ...
 
     def restore_events(self, frame: Frame) -> None: ...
 
@@ -114,10 +115,18 @@ class Turns:
 
     def turn(self, arrivals: Sequence[Arrival], now_ns: int) -> Turn:
         """Everything that this turn's arrivals give, lane by lane."""
+        return finished(self.work(arrivals, now_ns))
+
+    def work(self, arrivals: Sequence[Arrival], now_ns: int) -> Work[Turn]:
+        """The same, each run of a model being yielded as a job for the caller to do.
+
+        What comes out does not depend on where a job is done, nor how long it takes.
+        """
         frame = Frame.concatenate([self._duplicates.screen(arrival) for arrival in arrivals])
         conditioned = self._condition.apply(frame, now_ns)
         frame = self._deadband.apply(conditioned, now_ns)
-        frames = {Lane.RAW: frame, **self._derive(conditioned, frame, now_ns, self._windows)}
+        derived = yield from self._derive(conditioned, frame, now_ns, self._windows)
+        frames = {Lane.RAW: frame, **derived}
         stats = self.stats
         stats.turns_total += 1
         stats.samples_total += len(frame)
@@ -170,7 +179,8 @@ class Turns:
             self._deadband.seen(frame)
             is_new = windows_after is None or sequence > windows_after
             windows = self._windows if is_new else ()
-            for lane, made in self._derive(frame, frame, turn.now_ns, windows).items():
+            derived = finished(self._derive(frame, frame, turn.now_ns, windows))
+            for lane, made in derived.items():
                 if len(made) and sequence > spool.applied(lane):
                     missing[lane].append(made)
         frames = {lane: Frame.concatenate(made) for lane, made in missing.items() if made}
@@ -200,13 +210,13 @@ class Turns:
 
     def _derive(
         self, every: Frame, reported: Frame, now_ns: int, windows: Iterable[Windows]
-    ) -> dict[Lane, Frame]:
+    ) -> Work[dict[Lane, Frame]]:
         self.latest.update(every)
         try:
             aggregates = Frame.concatenate([w.apply(reported, now_ns) for w in windows])
             scores, events = EMPTY_FRAME, EMPTY_FRAME
             if self._engine is not None:
-                scores, events = self._engine.apply(reported, now_ns)
+                scores, events = yield from self._engine.work(reported, now_ns)
         except (SluicegateError, ArithmeticError, LookupError, TypeError, ValueError):
             # A defect of ours must not cost the samples: they are kept raw, the rest is missing.
             self.stats.turns_failed_total += 1

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -30,8 +31,9 @@ from gateway.inference.manifest import (
     unit_differs,
 )
 from gateway.inference.onnx_wire import objections
-from gateway.inference.runtime import Float32Array, Runner
+from gateway.inference.runtime import Float32Array
 from gateway.inference.signature import signed_by
+from gateway.inference.trial import AnyRunner, Trial
 from gateway.tag import Tag
 
 __all__ = [
@@ -58,20 +60,27 @@ class Bundle:
 
     path: Path
     manifest: Manifest
-    runner: Runner
+    runner: AnyRunner
     signed_by: str  # public key in hexadecimal digits; empty when nobody signed it
 
 
-def load_bundle(path: Path, trusted_keys: Sequence[str] = ()) -> Bundle:
+def load_bundle(path: Path, trusted_keys: Sequence[str] = (), trial: Trial | None = None) -> Bundle:
     """The bundle in a folder; raises BundleInvalid with everything found wrong.
 
-    With `trusted_keys` it must be signed with one of them.
+    With `trusted_keys` it must be signed with one of them. With a `trial` it is run in a process
+    of its own first, and stays there if it is heavy or strange.
     """
     content = read_file(path / MANIFEST, MANIFEST_BYTES_MAX)
     key = signed_by(path, content, trusted_keys)
     manifest = parse_manifest(path / MANIFEST, content)
-    runner, problems = _open_model(path, manifest)
-    if runner is None or problems:
+    model = _read_model(path, manifest)
+    checks = partial(_problems, path / MANIFEST, manifest)
+    trial = trial or Trial(isolate="never")
+    try:
+        runner, problems = trial.open(model, manifest, is_trusted=bool(trusted_keys), checks=checks)
+    except ModelFailed as error:
+        raise invalid(path / MODEL, "", error.message, "export the model again") from error
+    if problems:
         raise BundleInvalid(problems)
     return Bundle(path=path, manifest=manifest, runner=runner, signed_by=key)
 
@@ -82,7 +91,9 @@ def check_bundle(path: Path, settings: ModelSettings, tags: Iterable[Tag] = ()) 
     Assets without any tag of the model are not judged: their tags may come with the first message.
     """
     try:
-        manifest = load_bundle(path, settings.trusted_keys).manifest
+        bundle = load_bundle(path, settings.trusted_keys, Trial.of(settings))
+        bundle.runner.close()
+        manifest = bundle.manifest
     except BundleInvalid as error:
         return list(error.problems)
     found: dict[str, dict[int, Tag]] = {}
@@ -107,8 +118,8 @@ def check_bundle(path: Path, settings: ModelSettings, tags: Iterable[Tag] = ()) 
     return problems
 
 
-def _open_model(path: Path, manifest: Manifest) -> tuple[Runner | None, list[Problem]]:
-    """The model as the manifest describes it, or what is wrong."""
+def _read_model(path: Path, manifest: Manifest) -> bytes:
+    """The bytes of the model that the manifest names, if there is no objection to them."""
     file = path / MODEL
     content = read_file(file, MODEL_BYTES_MAX)
     sha256 = hashlib.sha256(content).hexdigest()
@@ -120,19 +131,19 @@ def _open_model(path: Path, manifest: Manifest) -> tuple[Runner | None, list[Pro
     if refused:
         mend = "export one self-contained graph, see docs/formats/bundle.md"
         raise invalid(file, "", "; ".join(refused), mend)
-    try:
-        runner = Runner.of(content, manifest)
-        differing = runner.interface(manifest.window, len(manifest.features))
-        problems = [
-            Problem(file=str(path / MANIFEST), place=key, found=found, mend=mend)
-            for key, found, mend in differing
-        ]
-        return runner, problems or _golden_problems(path / MANIFEST, manifest, runner)
-    except ModelFailed as error:
-        raise invalid(file, "", error.message, "export the model again") from error
+    return content
 
 
-def _golden_problems(file: Path, manifest: Manifest, runner: Runner) -> list[Problem]:
+def _problems(file: Path, manifest: Manifest, runner: AnyRunner) -> list[Problem]:
+    """What an opened model does otherwise than its manifest says."""
+    differing = runner.interface(manifest.window, len(manifest.features))
+    problems = [
+        Problem(file=str(file), place=key, found=found, mend=mend) for key, found, mend in differing
+    ]
+    return problems or _golden_problems(file, manifest, runner)
+
+
+def _golden_problems(file: Path, manifest: Manifest, runner: AnyRunner) -> list[Problem]:
     """Whether the golden windows score what they should, first alone, then among other rows."""
     problems = []
     windows = np.array([golden.window for golden in manifest.golden], np.float32)
@@ -156,7 +167,7 @@ def _golden_problems(file: Path, manifest: Manifest, runner: Runner) -> list[Pro
     return problems
 
 
-def _scores(manifest: Manifest, runner: Runner, windows: Float32Array) -> Float32Array:
+def _scores(manifest: Manifest, runner: AnyRunner, windows: Float32Array) -> Float32Array:
     runner.reserve(len(windows), manifest.window, len(manifest.features))
     runner.windows[: len(windows)] = windows
     scores, _ = runner.run()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
-from gateway.settings import Name, Settings
+from gateway.settings import Bytes, Name, Seconds, Settings
 
 __all__ = ["ModelSettings"]
 
@@ -28,6 +28,19 @@ class ModelSettings(Settings):
         description="Ed25519 public keys, 64 hexadecimal digits each; the bundle must be signed"
         " with one of them. None = unsigned bundles are taken, too",
         examples=[["3b6a27bcceb6a42d62a3a8d02a6f0d73653215771de243a63ac048a18b59da29"]],
+    )
+    isolate: Literal["auto", "always", "never"] = Field(
+        default="auto",
+        description="run it in a process of its own; auto = when it is heavy, or has operators"
+        " of ai.onnx.ml and is not signed by a trusted key",
+    )
+    run_max: Seconds = Field(
+        default=1.0, gt=0, le=60, description="a run that takes longer fails; three make an end"
+    )
+    memory_max: Bytes = Field(
+        default=256 * 2**20,
+        ge=16 * 2**20,
+        description="what a process of its own may take beyond ONNX Runtime itself",
     )
     assets: tuple[str, ...] = Field(default=("*",), description="patterns of asset names")
     asset_class: str = Field(

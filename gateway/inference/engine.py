@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Self
 
 from gateway.errors import BundleInvalid
 from gateway.frame import EMPTY_FRAME, Frame
@@ -23,18 +23,16 @@ from gateway.inference.bundle import load_bundle
 from gateway.inference.config import ModelSettings
 from gateway.inference.events import AnomalyEvent
 from gateway.inference.records import Records
-from gateway.inference.watcher import AssetStatus, Run, Scores, Watcher
+from gateway.inference.watcher import AssetStatus, Scores, Watcher
+from gateway.jobs import Work, finished
 from gateway.tag import TagTable
 
-__all__ = ["Engine", "finished"]
+__all__ = ["Engine"]
 
 log = logging.getLogger(__name__)
 
 # What a page shows; the event lane of the spool has them all.
 RECENT_EVENTS_MAX = 100
-
-
-Made = TypeVar("Made")
 
 
 class Engine:
@@ -90,7 +88,7 @@ class Engine:
         """The scores and events of this turn, models run at once; EMPTY_FRAME for none."""
         return finished(self.work(frame, now_ns))
 
-    def work(self, frame: Frame, now_ns: int) -> Generator[Run, None, tuple[Frame, Frame]]:
+    def work(self, frame: Frame, now_ns: int) -> Work[tuple[Frame, Frame]]:
         """The same, each run of a model being yielded as a job that the caller does."""
         made: list[Scores] = []
         for watcher in self._watchers:
@@ -129,13 +127,3 @@ class Engine:
                 self.recent_events[i] = event
                 return
         self.recent_events.append(event)
-
-
-def finished(work: Generator[Run, None, Made]) -> Made:
-    """What a work gives when each of its jobs is done as it comes."""
-    try:
-        while True:
-            next(work).do()
-    except StopIteration as done:
-        made: Made = done.value
-        return made

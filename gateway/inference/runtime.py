@@ -188,6 +188,10 @@ class Runner:
             raise ModelFailed(f"the run failed: {_words(error)}") from error
         return self._scores, self._contributions
 
+    def close(self) -> None:
+        """Let go of the session."""
+        self._binding = self._session = None
+
     def _copy_in(self, first: int) -> None:
         if self._input.base is self.windows or self._input is self.windows:
             return

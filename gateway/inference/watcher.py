@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Generator
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,6 +31,7 @@ from gateway.inference.records import Records
 from gateway.inference.rings import AGE_MAX_PERIODS, NOWHERE, CellArray, Rings, age_max_ns
 from gateway.inference.runtime import Float32Array
 from gateway.inference.sensors import SensorWatch
+from gateway.jobs import Work
 from gateway.tag import Quality, Tag, TagTable
 
 __all__ = ["AssetStatus", "Run", "Scores", "Watcher"]
@@ -151,7 +151,7 @@ class Watcher:
         ticks = self._sensors.memory + rows + self._manifest.hop + 1
         return ticks * self._period_ns + self._age_max_ns + UPDATE_PERIOD_NS
 
-    def work(self, frame: Frame, now_ns: int) -> Generator[Run, None, list[Scores]]:
+    def work(self, frame: Frame, now_ns: int) -> Work[list[Scores]]:
         """What the ticks up to `now_ns` give; the frame's samples count from the next one on."""
         if len(self._table) != self._tags_seen:
             self._connect_new_tags()
@@ -258,7 +258,7 @@ class Watcher:
         self._sensors.clock_stepped_back(self._tick_ns // self._period_ns)
         self._alarms.clock_stepped_back(self._tick_ns, self._settled_ns())
 
-    def _work_ticks(self, now_ns: int) -> Generator[Run, None, list[Scores]]:
+    def _work_ticks(self, now_ns: int) -> Work[list[Scores]]:
         newest = now_ns - now_ns % self._period_ns
         made: list[Scores] = []
         if self._tick_ns is None:
@@ -279,7 +279,7 @@ class Watcher:
                 made.append((yield from self._score(tick_ns)))
         return made
 
-    def _score(self, tick_ns: int) -> Generator[Run, None, Scores]:
+    def _score(self, tick_ns: int) -> Work[Scores]:
         """One run for all assets; not known is NaN, with bad quality."""
         n = self._rings.slots
         known = self._rings.valid[:n] >= self._valid_min

@@ -300,4 +300,5 @@ def _build_engine(config: Config, table: TagTable) -> Engine | None:
         table,
         config.path.parent,
         deadband_report_s=config.settings.gateway.deadband_report,
+        directory=config.settings.gateway.data_dir / "models",
     )

@@ -56,7 +56,8 @@ _TAGS = "tags"  # in a checkpoint, the tags that the columns of one [[aggregate]
 class Scorer(Protocol):
     """What a turn asks of the inference engine."""
 
-    horizon_ns: int
+    @property
+    def horizon_ns(self) -> int: ...
 
     def work(self, frame: Frame, now_ns: int) -> Work[tuple[Frame, Frame]]: ...
 

@@ -116,7 +116,8 @@ def _valid(adapter: TypeAdapter[Any], data: Any) -> Any:
 
 
 _PATHS = (
-    "register_map", "bundle", "tls_ca", "tls_certificate", "data_dir", "directory", "credentials",
+    "register_map", "bundle", "shadow", "tls_ca", "tls_certificate", "data_dir", "directory",
+    "credentials",
 )  # fmt: skip
 
 

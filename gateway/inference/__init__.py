@@ -25,6 +25,13 @@ class ModelStats:
     runs_total: int = 0
     runs_failed_total: int = 0
     run_ms_last: float = 0.0
+    shadow_version: str = ""  # of the bundle that is tried beside it
+    standby_version: str = ""  # of the bundle before, while it can be gone back to at once
+    shadow_windows_total: int = 0  # scored by both
+    shadow_agreed_total: int = 0  # of these, both or neither alarmed
+    shadow_events_total: int = 0  # that the shadow would have opened
+    shadow_error: str = ""  # why it is not promoted, or is gone
+    is_aside: bool = False  # it runs in a process of its own
     events_open: int = 0
     events_total: int = 0
     error_last: str = ""

@@ -47,6 +47,8 @@ class Limits:
 class ChildRunner:
     """What `runtime.Runner` is, in another process. Raises ModelFailed like that."""
 
+    is_aside = True
+
     def __init__(self, model: bytes, manifest: Manifest, limits: Limits) -> None:
         self._model = model
         self._manifest = manifest

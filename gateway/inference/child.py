@@ -3,7 +3,7 @@
     python -m gateway.inference.child     speaks over its standard input and output
 
 It reads one order to load a model, then orders to run it, and answers each; it ends when its
-input does, and the kernel ends it when its parent dies. Before it looks at the model it gives up
+input does, or its parent. Before it looks at the model it gives up
 memory beyond a limit, files, core dumps and new processes. A message, either way, is two lengths
 (little-endian, 32 bits), a JSON object of the first, and bytes of the second.
 """
@@ -15,6 +15,7 @@ import os
 import resource
 import struct
 import sys
+import threading
 import time
 from typing import Any, BinaryIO, Protocol
 
@@ -27,6 +28,7 @@ from gateway.inference.runtime import Runner
 __all__ = ["LENGTHS", "read_message", "write_message"]
 
 LENGTHS = struct.Struct("<II")
+PARENT_CHECK_S = 1.0
 
 
 class Writing(Protocol):
@@ -69,11 +71,16 @@ def _give_up_what_a_model_needs_not(memory_bytes: int) -> None:
         resource.setrlimit(which, (limit, limit))
 
 
-def _die_with_the_parent() -> None:
-    import ctypes  # noqa: PLC0415 - for this alone
+def _end_with_the_parent() -> None:
+    """A model that never ends must not outlive the gateway, which would have killed it."""
+    parent = os.getppid()
 
-    pr_set_pdeathsig, sigkill = 1, 9
-    ctypes.CDLL(None).prctl(pr_set_pdeathsig, sigkill)
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(PARENT_CHECK_S)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _statm() -> list[str]:
@@ -136,7 +143,7 @@ def _serve(orders: BinaryIO, answers: BinaryIO) -> None:
 
 def main() -> None:
     """Serve until the orders end."""
-    _die_with_the_parent()
+    _end_with_the_parent()
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints must not look like an answer
     _serve(sys.stdin.buffer, answers)

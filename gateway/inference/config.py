@@ -29,6 +29,19 @@ class ModelSettings(Settings):
         " with one of them. None = unsigned bundles are taken, too",
         examples=[["3b6a27bcceb6a42d62a3a8d02a6f0d73653215771de243a63ac048a18b59da29"]],
     )
+    shadow: Path | None = Field(
+        default=None,
+        description="folder of a second bundle that is run beside it and only compared",
+    )
+    promote: Literal["manual", "auto"] = Field(
+        default="manual", description="whether a shadow takes over by the rule, or by command only"
+    )
+    shadow_for: Seconds = Field(
+        default=86400.0, gt=0, description="by the rule: how long a shadow is tried at least"
+    )
+    agreement_min: float = Field(
+        default=0.99, ge=0, le=1, description="by the rule: share of windows where both agree"
+    )
     isolate: Literal["auto", "always", "never"] = Field(
         default="auto",
         description="run it in a process of its own; auto = when it is heavy, or has operators"

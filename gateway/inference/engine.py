@@ -1,6 +1,6 @@
 """Engine: every [[model]] of the configuration, given each turn's frame and time.
 
-    Engine -> Watcher (one [[model]]) -> Rings, Runner (the bundle's), Watch (one asset)
+    Engine -> Served (one [[model]]: active, shadow) -> Watcher (one bundle at work)
            -> Records (events as samples)
 
 It knows no clock but the turns' `now_ns` and keeps nothing but what follows from turns, so
@@ -16,13 +16,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from gateway.errors import BundleInvalid
+from gateway.errors import BundleInvalid, SluicegateError
 from gateway.frame import EMPTY_FRAME, Frame
 from gateway.inference import ModelStats
 from gateway.inference.bundle import load_bundle
 from gateway.inference.config import ModelSettings
 from gateway.inference.events import AnomalyEvent
 from gateway.inference.records import Records
+from gateway.inference.served import Served, ServedState
+from gateway.inference.trial import Trial
 from gateway.inference.watcher import AssetStatus, Scores, Watcher
 from gateway.jobs import Work, finished
 from gateway.tag import TagTable
@@ -33,6 +35,8 @@ log = logging.getLogger(__name__)
 
 # What a page shows; the event lane of the spool has them all.
 RECENT_EVENTS_MAX = 100
+# Beside the states of the models: which bundles were let in.
+TRIED = "tried.json"
 
 
 class Engine:
@@ -45,26 +49,105 @@ class Engine:
         base: Path,
         *,
         deadband_report_s: float = 60.0,
+        directory: Path | None = None,
     ) -> None:
-        """`base` is where relative bundle paths start; the deadband's report bounds a silence."""
+        """`base` is where relative bundle paths start; the deadband's report bounds a silence.
+
+        With a `directory` it keeps there what a restart must know, and tries new bundles in a
+        process of their own before it believes them.
+        """
         self._records = Records(table)
-        self._watchers: list[Watcher] = []
-        self.stats: dict[str, ModelStats] = {}
+        self._table = table
+        self._base = base
+        self._deadband_report_s = deadband_report_s
+        self._directory = directory
+        self._settings = {settings.name: settings for settings in models}
+        self._trials: dict[str, Trial] = {}
+        self._served: dict[str, Served] = {}
+        self._invalid: dict[str, ModelStats] = {}  # models without a bundle at work
         self.recent_events: deque[AnomalyEvent] = deque(maxlen=RECENT_EVENTS_MAX)
         for settings in models:
-            try:
-                bundle = load_bundle(base / settings.bundle)
-            except BundleInvalid as error:
-                self.stats[settings.name] = ModelStats(error_last=str(error))
-                for problem in error.problems:
-                    log.error("model.bundle_invalid model=%s error=%s", settings.name, problem)  # noqa: TRY400 - the problem says it all
-                continue
-            watcher = Watcher(
-                settings, bundle, table, self._records, deadband_report_s=deadband_report_s
-            )
-            self._watchers.append(watcher)
-            self.stats[settings.name] = watcher.stats
-        self.horizon_ns = max((watcher.horizon_ns for watcher in self._watchers), default=0)
+            if directory is not None:
+                self._trials[settings.name] = Trial.of(settings, directory / TRIED)
+            served = self._begin(settings)
+            if served is not None:
+                self._served[settings.name] = served
+
+    def _begin(self, settings: ModelSettings) -> Served | None:
+        """The bundle that was at work before, or the configured one; and a shadow, if wished."""
+        configured = self._base / settings.bundle
+        file = self._directory / f"{settings.name}.json" if self._directory else None
+        state = ServedState.load(file)
+        if state.configured != str(configured):  # another one is wished now
+            state = ServedState(configured=str(configured))
+        for path in filter(None, (state.active, str(configured))):
+            active = self._try(settings, Path(path))
+            if active is not None:
+                break
+            state.active = ""
+        else:
+            return None
+        served = Served(settings, active, state, file)
+        wished = settings.shadow and str(self._base / settings.shadow)
+        shadow = state.shadow or (wished if wished != str(active.bundle.path) else "")
+        if shadow:
+            watcher = self._try(settings, Path(shadow))
+            if watcher is not None:
+                served.shadow(watcher)
+        return served
+
+    def _try(self, settings: ModelSettings, path: Path) -> Watcher | None:
+        """A bundle at work; None, and said why, when it is not valid."""
+        try:
+            return self.load(settings.name, path)
+        except BundleInvalid as error:
+            self._invalid[settings.name] = ModelStats(error_last=str(error))
+            for problem in error.problems:
+                log.error("model.bundle_invalid model=%s error=%s", settings.name, problem)  # noqa: TRY400 - the problem says it all
+            return None
+
+    def load(self, name: str, path: Path) -> Watcher:
+        """A bundle ready to work for a [[model]]; raises BundleInvalid. Slow, for any thread."""
+        settings = self._settings[name]
+        bundle = load_bundle(path, settings.trusted_keys, self._trials.get(name))
+        return Watcher(
+            settings,
+            bundle,
+            self._table,
+            self._records,
+            deadband_report_s=self._deadband_report_s,
+        )
+
+    @property
+    def stats(self) -> dict[str, ModelStats]:
+        """By model."""
+        return {
+            name: self._served[name].active.stats if name in self._served else self._invalid[name]
+            for name in self._settings
+        }
+
+    @property
+    def horizon_ns(self) -> int:
+        """How far back a replay must begin to arrive at the same state."""
+        return max((served.horizon_ns for served in self._served.values()), default=0)
+
+    def served(self, name: str) -> Served:
+        """A [[model]] at work; raises SluicegateError when there is none of this name."""
+        if name not in self._served:
+            names = ", ".join(self._served) or "none"
+            raise SluicegateError(f"no model {name!r} is at work", hint=f"there is {names}")
+        return self._served[name]
+
+    def offer(self, name: str, watcher: Watcher) -> None:
+        """Run a loaded bundle as a shadow; where no bundle is at work, as the active one."""
+        if name in self._served:
+            self._served[name].shadow(watcher)
+            return
+        file = self._directory / f"{name}.json" if self._directory else None
+        configured = str(self._base / self._settings[name].bundle)
+        state = ServedState(configured=configured, active=str(watcher.bundle.path))
+        state.save(file)
+        self._served[name] = Served(self._settings[name], watcher, state, file)
 
     def __enter__(self) -> Self:
         return self
@@ -79,10 +162,10 @@ class Engine:
 
     def close(self) -> None:
         """Let go of the models; nothing is scored any more."""
-        for watcher in self._watchers:
-            watcher.stats.active = False
-            watcher.stats.state = "closed"
-        self._watchers.clear()
+        for served in self._served.values():
+            served.close()
+        self._invalid |= {name: served.active.stats for name, served in self._served.items()}
+        self._served.clear()
 
     def apply(self, frame: Frame, now_ns: int) -> tuple[Frame, Frame]:
         """The scores and events of this turn, models run at once; EMPTY_FRAME for none."""
@@ -91,8 +174,8 @@ class Engine:
     def work(self, frame: Frame, now_ns: int) -> Work[tuple[Frame, Frame]]:
         """The same, each run of a model being yielded as a job that the caller does."""
         made: list[Scores] = []
-        for watcher in self._watchers:
-            made += yield from watcher.work(frame, now_ns)
+        for served in list(self._served.values()):
+            made += yield from served.work(frame, now_ns)
         if not made:
             return EMPTY_FRAME, EMPTY_FRAME
         events = [event for scores in made for event in scores.events]
@@ -103,18 +186,17 @@ class Engine:
 
     def restore_events(self, frame: Frame) -> None:
         """Take the event lane's newest samples, before the replay: what was open is open."""
-        known = {watcher.name: watcher for watcher in self._watchers}
         for event in self._records.events(frame):
-            if event.model in known:
-                known[event.model].restore(event)
+            if event.model in self._served:
+                self._served[event.model].active.restore(event)
                 self._remember(event)
         for told in self._records.sensor_events(frame):
-            if told.model in known:
-                known[told.model].restore(told)
+            if told.model in self._served:
+                self._served[told.model].active.restore(told)
 
     def status(self) -> dict[str, list[AssetStatus]]:
         """By model, the newest word on each asset."""
-        return {watcher.name: watcher.status() for watcher in self._watchers}
+        return {name: served.active.status() for name, served in self._served.items()}
 
     def _remember(self, event: AnomalyEvent) -> None:
         """Keep the event's newest record in the place of its first."""

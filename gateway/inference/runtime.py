@@ -62,6 +62,8 @@ class _Port:
 class Runner:
     """A loaded model. Raises ModelFailed when ONNX Runtime does not take it, or a run fails."""
 
+    is_aside = False
+
     def __init__(
         self,
         model: bytes,

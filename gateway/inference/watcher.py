@@ -43,6 +43,9 @@ RING_BYTES_MAX = 256 * 2**20
 # A run that takes longer than this is not done on the event loop.
 RUN_ON_LOOP_MS_MAX = 2.0
 
+# A model that fails so often in a row is not run any more.
+FAILURES_MAX = 3
+
 # Longer than any past: before the first tick nothing is known.
 NOT_YET = 2**62
 
@@ -73,17 +76,19 @@ class Scores:
 class Run:
     """One run of a model over the windows that were gathered for it: a job for any thread."""
 
-    def __init__(self, bundle: Bundle) -> None:
+    def __init__(self, bundle: Bundle, ms_max: float) -> None:
+        """A run of more than `ms_max` counts as failed, though it came to an end."""
         self.runner = bundle.runner
         self.contributions: Float32Array | None = None
         self.scores: Float32Array | None = None  # None: it failed
         self.error = ""
         self.ms = 0.0
+        self._ms_max = ms_max
 
     @property
     def is_slow(self) -> bool:
         """Whether it would hold up an event loop, as far as the last time tells."""
-        return self.ms > RUN_ON_LOOP_MS_MAX
+        return self.runner.is_aside or self.ms > RUN_ON_LOOP_MS_MAX
 
     def do(self) -> None:
         began_s = time.perf_counter()
@@ -94,6 +99,9 @@ class Run:
             self.scores, self.contributions = None, None
             self.error = str(error)
         self.ms = (time.perf_counter() - began_s) * 1000
+        if self.ms > self._ms_max and not self.error:
+            self.scores, self.contributions = None, None
+            self.error = f"it took {self.ms:.0f} ms; {self._ms_max:.0f} are allowed"
 
 
 class Watcher:
@@ -112,11 +120,16 @@ class Watcher:
         self.name = settings.name
         self.bundle = bundle
         self.stats = ModelStats(
-            active=True, state="running", version=manifest.version, signed_by=bundle.signed_by
+            active=True,
+            state="running",
+            version=manifest.version,
+            signed_by=bundle.signed_by,
+            is_aside=bundle.runner.is_aside,
         )
         self._settings = settings
         self._manifest = manifest
-        self._run = Run(bundle)
+        self._run = Run(bundle, settings.run_max * 1000)
+        self._failures = 0  # in a row
         self._table = table
         self._records = records
         self._rule = EventRule(
@@ -177,6 +190,50 @@ class Watcher:
         late = now_ns - t_ns > self._age_max_ns
         if late.any():
             self.stats.samples_late_total += int(np.count_nonzero(late & (cells != NOWHERE)))
+
+    @property
+    def is_quarantined(self) -> bool:
+        """Whether it failed so often in a row that it is not run any more."""
+        return self._failures >= FAILURES_MAX
+
+    @property
+    def hop_s(self) -> float:
+        """The time from a score to the next."""
+        return self._manifest.hop * self._manifest.sample_period
+
+    @property
+    def scores(self) -> FloatArray:
+        """The newest score of each slot, NaN while not known."""
+        return self._scores
+
+    def pairs_with(self, other: Watcher) -> tuple[CellArray, CellArray]:
+        """Slots of the assets that both watch: ours, and the other's."""
+        pairs = [
+            (slot, there)
+            for asset, slot in self._slots.items()
+            if slot is not None and (there := other._slots.get(asset)) is not None
+        ]
+        both = np.array(pairs, np.intp).reshape(-1, 2)
+        return both[:, 0], both[:, 1]
+
+    def has_open_event(self, asset: str) -> bool:
+        slot = self._slots.get(asset)
+        return slot is not None and self._alarms.is_open(slot)
+
+    def open_events(self) -> list[AnomalyEvent | SensorEvent]:
+        """What is open, as it was last reported."""
+        return list(self._alarms.open_events())
+
+    def adopt(self, event: AnomalyEvent | SensorEvent) -> None:
+        """Go on with what another watcher of the same [[model]] had open."""
+        slot = self._slots.get(event.asset)
+        if slot is not None:
+            self._alarms.adopt(slot, event)
+
+    def close(self) -> None:
+        """Let go of the model; nothing is scored any more."""
+        self.bundle.runner.close()
+        self.stats.active, self.stats.state = False, "closed"
 
     def restore(self, event: AnomalyEvent | SensorEvent) -> None:
         """Take over the newest event record of an asset, before anything is replayed."""
@@ -285,7 +342,10 @@ class Watcher:
         known = self._rings.valid[:n] >= self._valid_min
         quality = np.full(n, _BAD_WAITING, np.uint8)
         contributions = None
-        if known.any():
+        if self.is_quarantined:
+            quality[known] = _BAD
+            known[:] = False
+        elif known.any():
             self._gather(n)
             yield self._run
             contributions = self._take_run(n)
@@ -320,10 +380,15 @@ class Watcher:
         stats.run_ms_last = run.ms
         if run.scores is None:
             stats.runs_failed_total += 1
+            self._failures += 1
             if stats.error_last != run.error:
                 log.error("model.run_failed model=%s error=%s", self.name, run.error)
             self._scores[:] = np.nan
+            if self._failures >= FAILURES_MAX:
+                stats.active, stats.state = False, "quarantined"
+                log.error("model.quarantined model=%s failures=%d", self.name, self._failures)
         else:
+            self._failures = 0
             self._scale(run.scores[:n])
         stats.error_last = run.error
         return run.contributions

@@ -195,12 +195,12 @@ def test_nan_from_the_model_is_unknown_and_counted(folder: Path) -> None:
     assert not plant.engine.recent_events
 
 
-def test_a_run_that_fails_is_counted_said_once_and_costs_no_turn(
+def test_a_run_that_fails_is_counted_said_once_and_after_three_the_model_rests(
     folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     plant = Plant(folder, assets=1)
     play(plant.engine, seconds([plant.all(1.0)] * 8))
-    runner = plant.engine._watchers[0].bundle.runner
+    runner = plant.engine.served("m").active.bundle.runner
 
     class Broken:
         def run_with_iobinding(self, _binding: object) -> None:
@@ -210,10 +210,14 @@ def test_a_run_that_fails_is_counted_said_once_and_costs_no_turn(
     with caplog.at_level(logging.ERROR):
         made = play(plant.engine, seconds([plant.all(1.0)] * 8, START + 8.5))
     assert np.isnan(scores_of(made, plant.table, "pump-0")).all()
-    assert plant.engine.stats["m"].runs_failed_total == 4
+    stats = plant.engine.stats["m"]
+    assert (stats.runs_failed_total, stats.state, stats.active) == (3, "quarantined", False)
+    assert stats.error_last == "the run failed: out of memory"
     assert [r.getMessage() for r in caplog.records] == [
-        "model.run_failed model=m error=the run failed: out of memory"
+        "model.run_failed model=m error=the run failed: out of memory",
+        "model.quarantined model=m failures=3",
     ]
+    assert {int(q) for scores, _ in made for q in scores.quality} == {Quality.BAD}
 
 
 def test_a_bad_bundle_is_said_and_the_others_go_on(

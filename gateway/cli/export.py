@@ -30,7 +30,7 @@ from gateway.sinks.lineprotocol import LineEncoder
 from gateway.sinks.rows import clean
 from gateway.tag import DataType, Quality, TagTable
 
-__all__ = ["COLUMNS", "Told", "export"]
+__all__ = ["COLUMNS", "Told", "export", "opened"]
 
 COLUMNS = (
     "time", "tag", "value", "type", "eng_unit", "quality",
@@ -68,7 +68,7 @@ def export(frames: Iterable[Frame], table: TagTable, form: str, out: str) -> Tol
     writer_class = _WRITERS[form]
     if form == "parquet" and out == STANDARD_OUTPUT:
         raise SluicegateError("Parquet is not for a terminal", hint="name a file with --out")
-    with _opened(out) as file:
+    with opened(out) as file:
         writer = writer_class(file, table)
         for frame in frames:
             writer.write(frame)
@@ -77,7 +77,8 @@ def export(frames: Iterable[Frame], table: TagTable, form: str, out: str) -> Tol
 
 
 @contextmanager
-def _opened(out: str) -> Iterator[IO[bytes]]:
+def opened(out: str) -> Iterator[IO[bytes]]:
+    """A file that appears under its name when it is whole; "-" is standard output."""
     if out == STANDARD_OUTPUT:
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()

@@ -66,12 +66,16 @@ class Resampler:
         # A clock that was set back: the engine goes on from there, but a history must rise.
         buckets = np.maximum.accumulate(buckets)
         starts = np.flatnonzero(np.diff(buckets, prepend=buckets[0] - 1))
+        t_ns = np.minimum(frame.t_ns, arrived_ns)  # a device's clock may be ahead of ours
+        if (np.diff(t_ns) < 0).any():
+            # Which of two samples of a tag is news is decided turn by turn.
+            starts = np.union1d(starts, np.flatnonzero(np.diff(arrived_ns)) + 1)
         usable = frame.quality < Quality.BAD
         cells = self._cells[frame.tag_ids]
         for start, stop in zip(starts.tolist(), [*starts[1:].tolist(), len(frame)], strict=True):
             self._advance(int(buckets[start]) * self._period_ns)
             rows = slice(start, stop)
-            self._rings.hold(cells[rows], frame.values[rows], usable[rows], arrived_ns[rows])
+            self._rings.hold(cells[rows], frame.values[rows], usable[rows], t_ns[rows])
 
     def finish(self) -> Resampled:
         """All ticks up to the one that sees the last samples."""

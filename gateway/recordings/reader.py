@@ -101,10 +101,13 @@ class Reader:
             values.append(found)
             present.append(there)
         if not ids:
+            names = ", ".join(f"{s.asset}.{s.field}" for s in layout.signals)[:200]
             raise invalid(
-                self.path, "header", "none of its columns is a tag that is wanted here",
-                f"it has {', '.join(s.field for s in layout.signals)[:200]}",
-            )  # fmt: skip
+                self.path,
+                "header",
+                f"none of its tags is wanted here: {names}",
+                "say with --asset whose they are, or declare the asset in the configuration",
+            )
         n = len(t_ns)
         frame = Frame(
             np.repeat(t_ns, len(ids)),

@@ -22,6 +22,8 @@ def rate(per_day: float) -> str:
     """Such as "3 a day", "1 a week", "0.5 a month"."""
     if not math.isfinite(per_day):
         return "any number"
+    if per_day == 0:
+        return "none"
     if per_day >= 24:
         return f"{_three(per_day / 24)} an hour"
     if per_day >= 1:

@@ -37,8 +37,14 @@ def resampled(table: TagTable, samples: list[tuple[float, list[float], int]]) ->
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.integers(1, 40), st.sampled_from([0.2, 1.0, 2.5]))
-def test_every_window_is_the_engines(seed: int, window: int, spacing_s: float) -> None:
+@given(
+    st.integers(0, 2**32 - 1), st.integers(1, 40), st.sampled_from([0.2, 1.0, 2.5]),
+    st.integers(1, 30),
+)  # fmt: skip
+def test_every_window_is_the_engines(
+    seed: int, window: int, spacing_s: float, several: int
+) -> None:
+    fed: list[tuple[np.ndarray, Frame]] = []
     random = np.random.default_rng(seed)
     n = 120
     gaps = np.where(random.random(n) < 0.1, random.integers(1, 12, n), spacing_s)
@@ -52,8 +58,10 @@ def test_every_window_is_the_engines(seed: int, window: int, spacing_s: float) -
     windows: dict[int, tuple[np.ndarray, int]] = {}
     tick: int | None = None
     for t_s, row in zip(times, values, strict=True):
-        arrived_ns, frame = frame_at(t_s, row, int(random.choice([0, 0, 0, 0x80])))
-        made.feed(arrived_ns, frame)
+        taken_s = t_s - random.choice([0.0, 0.0, 0.3, 2.0, 9.0, -5.0])  # late, or a fast clock
+        _, frame = frame_at(taken_s, row, int(random.choice([0, 0, 0, 0x80])))
+        arrived_ns = np.full(2, round(t_s * SECOND))
+        fed.append((arrived_ns, frame))
         now = int(arrived_ns[0])
         tick = now // SECOND * SECOND if tick is None else tick
         while tick + SECOND <= now:  # as a gateway's turns do
@@ -62,7 +70,12 @@ def test_every_window_is_the_engines(seed: int, window: int, spacing_s: float) -
             out = np.zeros((1, window, 2), np.float32)
             rings.gather(out)
             windows[tick] = out[0], int(rings.valid[0])
-        rings.hold(cells, frame.values, frame.quality < 0x80, now)
+        t_ns = np.minimum(frame.t_ns, now)
+        rings.hold(cells, frame.values, frame.quality < 0x80, t_ns)
+    for start in range(0, n, several):  # a record of the spool holds several turns
+        some = fed[start : start + several]
+        arrived_ns = np.concatenate([arrived for arrived, _ in some])
+        made.feed(arrived_ns, Frame.concatenate([frame for _, frame in some]))
     found = made.finish()
     assert found.usable.dtype == np.bool_
     checked = 0

@@ -23,7 +23,7 @@ def test_durations_are_as_people_say_them(seconds: float, said: str) -> None:
     ("per_day", "said"),
     [
         (1 / 7, "1 a week"), (2, "2 a day"), (48, "2 an hour"), (1 / 30.44, "1 a month"),
-        (0.001, "0.365 a year"), (0, "0 a year"), (math.inf, "any number"),
+        (0.001, "0.365 a year"), (0, "none"), (math.inf, "any number"),
     ],
 )  # fmt: skip
 def test_rates_are_as_people_say_them(per_day: float, said: str) -> None:

@@ -234,17 +234,9 @@ def _tell(
     bundle = options.out.resolve()
     if config is not None and bundle.is_relative_to(config.directory):
         bundle = bundle.relative_to(config.directory)
-    print(
-        f"""
-To watch with it, add to the configuration:
-
-[[model]]
-name = "{options.out.resolve().name}"
-bundle = "{bundle}"
-open_after = {fitted.open_after}
-close_after = {fitted.close_after}
-close_below = {fitted.close_below:g}"""
-    )
+    print("\nTo watch with it, add to the configuration:\n\n[[model]]")
+    print(f'name = "{options.out.resolve().name}"')
+    print(f'bundle = "{bundle}"')
     if key:
         print(f'trusted_keys = ["{key.public}"]')
 

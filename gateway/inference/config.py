@@ -59,12 +59,23 @@ class ModelSettings(Settings):
     asset_class: str = Field(
         alias="class", default="", description="only assets of this class; empty = the bundle's"
     )
-    open_after: int = Field(
-        default=2, ge=1, le=1000, description="scores >= 1 in a row that open an event"
+    open_after: int | None = Field(
+        default=None,
+        ge=1,
+        le=1000,
+        description="scores >= 1 in a row that open an event; left out = as the bundle says, or 2",
     )
-    close_after: int = Field(
-        default=3, ge=1, le=1000, description="scores < close_below in a row that close it"
+    close_after: int | None = Field(
+        default=None,
+        ge=1,
+        le=1000,
+        description="scores < close_below in a row that close it; left out = as the bundle says,"
+        " or 3",
     )
-    close_below: float = Field(
-        default=0.9, gt=0, le=1, description="an open event needs scores below this to close"
+    close_below: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="an open event needs scores below this to close; left out = as the bundle"
+        " says, or 0.9",
     )

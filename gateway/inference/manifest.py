@@ -31,6 +31,7 @@ __all__ = [
     "MANIFEST",
     "MANIFEST_BYTES_MAX",
     "MODEL",
+    "Events",
     "FalseAlarms",
     "Feature",
     "Golden",
@@ -108,6 +109,14 @@ class FalseAlarms(Settings):
     hours: float = Field(gt=0, description="of held-back healthy data that this rests on")
 
 
+class Events(Settings):
+    """What opens and closes an event, unless the [[model]] says otherwise."""
+
+    open_after: int = Field(default=2, ge=1, le=1000, description="scores >= 1 in a row")
+    close_after: int = Field(default=3, ge=1, le=1000, description="scores < close_below in a row")
+    close_below: float = Field(default=0.9, gt=0, le=1)
+
+
 class Golden(Settings):
     """A window, and what it scored where the model was made."""
 
@@ -134,6 +143,7 @@ class Manifest(Settings):
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="of model.onnx")
     provenance: dict[str, str] = Field(min_length=1, description="how, when and on what it was fit")
     false_alarms: FalseAlarms | None = Field(default=None, description="unknown when left out")
+    events: Events = Events()
     features: tuple[Feature, ...] = Field(alias="feature", min_length=1)
     golden: tuple[Golden, ...] = Field(min_length=1, max_length=8)
 
@@ -164,7 +174,7 @@ class Manifest(Settings):
     @model_validator(mode="after")
     def _says_what_its_format_has(self) -> Manifest:
         if self.format == 1:
-            new = {"layout", "normal", "false_alarms"} & self.model_fields_set
+            new = {"layout", "normal", "false_alarms", "events"} & self.model_fields_set
             new |= {"output.column"} if "column" in self.output.model_fields_set else set()
             new |= {"feature.healthy"} if any(f.healthy for f in self.features) else set()
             if new:

@@ -132,11 +132,9 @@ class Watcher:
         self._failures = 0  # in a row
         self._table = table
         self._records = records
-        self._rule = EventRule(
-            open_after=settings.open_after,
-            close_after=settings.close_after,
-            close_below=settings.close_below,
-        )
+        said = manifest.events.model_dump()
+        said |= settings.model_dump(include=set(said), exclude_none=True)
+        self._rule = EventRule(**said)
         self._period_ns = manifest.period_ns
         self._valid_min = int(np.ceil(manifest.min_valid_fraction * manifest.window))
         self._deadband_report_s = deadband_report_s

@@ -443,6 +443,18 @@ def test_the_horizon_covers_window_rows_age_and_updates(folder: Path) -> None:
     )
 
 
+def test_a_bundle_says_what_opens_an_event_and_the_model_may_say_otherwise(folder: Path) -> None:
+    manifest = folder / "bundle.toml"
+    text = manifest.read_text().replace("format = 1", "format = 2")
+    manifest.write_text(text + "[events]\nopen_after = 3\nclose_after = 2\nclose_below = 0.5\n")
+    for facts, hops in (({}, 3), ({"open_after": 1}, 1)):
+        plant = Plant(folder, assets=1, **facts)
+        made = play(plant.engine, seconds([plant.all(20.0)] * 30))
+        known = [i for i, (scores, _) in enumerate(made) if np.isfinite(scores.values).any()]
+        opened = next(i for i, (_, events) in enumerate(made) if len(events))
+        assert opened == known[hops - 1]
+
+
 def test_closed_it_scores_no_more(folder: Path) -> None:
     plant = Plant(folder, assets=1)
     with plant.engine as engine:

@@ -99,6 +99,12 @@ def manifest_of(fitted: Fitted, facts: Facts) -> str:
     lines += _pairs(values)
     lines += ["", "[provenance]", *_pairs(facts.provenance)]
     lines += ["", "[false_alarms]", *_pairs(_false_alarms(fitted.calibration))]
+    events = {
+        "open_after": fitted.open_after,
+        "close_after": fitted.close_after,
+        "close_below": fitted.close_below,
+    }
+    lines += ["", "[events]", *_pairs(events)]
     for field, eng_unit, healthy in zip(
         fitted.fields, fitted.eng_units, facts.healthy, strict=True
     ):

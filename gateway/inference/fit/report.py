@@ -114,7 +114,9 @@ def _summary(fitted: Fitted, recordings: Sequence[Recording]) -> Html:
             f"{dropped:.0%} of the history was dropped. See below why, before you trust the model."
         )
     if len(fitted.states) == 1:
-        warnings.append("Only one operating state was seen. In any other, the model will alarm.")
+        warnings.append(
+            "Only one operating state was seen. In any other, the model is likely to alarm."
+        )
     return Html(figures(tiles) + (note(*warnings) if warnings else ""))
 
 
@@ -194,7 +196,8 @@ def _faults(fitted: Fitted) -> Html:
                " deviation of the tag"),
         table(("fault", "found", "median delay", "right tag blamed"), rows, numbers=(1, 2, 3)),
         lead="Synthetic faults were put into healthy history that the model had not seen. What is"
-        " missed here would be missed on the machine, too.",
+        " missed here would be missed on the machine, too; but that an input is stuck, missing or"
+        " out of its range the gateway's check of the sensors tells, whatever the model.",
     )  # fmt: skip
 
 
@@ -254,10 +257,10 @@ def _dropped(fitted: Fitted, recordings: Sequence[Recording]) -> Html:
 
 
 def _states(fitted: Fitted) -> Html:
-    header = ["state", "share of the time", *_with_units(fitted)]
+    header = ["", *(f"{state.name}, {state.share:.0%} of the time" for state in fitted.states)]
     rows = [
-        [state.name, f"{state.share:.0%}", *(f"{level:.4g}" for level in state.levels)]
-        for state in fitted.states
+        [name, *(f"{state.levels[i]:.4g}" for state in fitted.states)]
+        for i, name in enumerate(_with_units(fitted))
     ]
     return section(
         "Operating states",
@@ -370,7 +373,7 @@ def _counted(reasons: Counter[str]) -> str:
 
 
 def _case(injection: Injection) -> str:
-    return f"{injection.kind} {injection.size:g} sd"
+    return f"{injection.kind} {injection.size:g} sd" if injection.size else injection.kind
 
 
 def _said(stretch: Stretch) -> str:

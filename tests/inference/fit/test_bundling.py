@@ -59,6 +59,7 @@ def test_the_engine_takes_what_is_written(tmp_path: Path) -> None:
     assert manifest.fields == ("flow", 'häd "x"')
     assert manifest.provenance["data"] == 'a "b"\n\x7f\\ ü'
     assert manifest.sample_period == 1.0
+    assert manifest.events.close_after == fitted().close_after
     assert manifest.features[0].healthy is not None
     assert manifest.false_alarms is not None
     assert manifest.false_alarms.per_week == pytest.approx(1)

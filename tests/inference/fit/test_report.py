@@ -78,7 +78,7 @@ def test_it_tells_what_was_found_missed_dropped_and_how_sure_it_is(content: str)
     text = " ".join(Page(content).text.split())
     for said in (
         "77 of 180", "1 a week", "with 90% confidence", "it may be 16 times what was asked",
-        "step 4 sd", "right tag blamed", "unusual", "8.35 min", "missing", "stuck", "running",
+        "step 4 sd", "running, 80% of", "right tag blamed", "unusual", "8.35 min", "stuck",
         "flow [m³/h]", "98.8%", "it only ever rises", "patches", "not used", "the spool",
         "pump-22",
     ):  # fmt: skip

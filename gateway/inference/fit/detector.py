@@ -10,7 +10,10 @@
       spread    does it shake as much as it should, here?     log spread - context  "spread"
       overall   are the relations off together, if none is by itself?  log mean square  "overall"
       ratio     (answer - usual) / limit
-      score     the largest ratio; contributions: the tags' ratios to the fourth power
+      score     the largest ratio
+      contributions   the tags' ratios to the fourth power. A tag that is off puts off every
+                relation it is part of, so relations blame a tag by how little it leaves unexplained
+                (after reconstruction-based contributions, Alcala and Qin 2009)
 
 Limits are the whole of the calibration (limits.py): a score of 1 is where the stated rate is.
 """
@@ -36,6 +39,8 @@ INPUT, SCORE, CONTRIBUTIONS = "window", "score", "contributions"
 SCALED_MAX = 1e4
 # Keeps the logarithm of the overall surprise from falling to minus infinity.
 OVERALL_FLOOR = 0.05
+# Of the relations' squares, what even the tag that is at fault leaves unexplained.
+LEFT_SHARE_MIN = 0.02
 NEVER = 1e9  # a limit that is not reached
 
 Index = npt.NDArray[np.int64]
@@ -64,7 +69,8 @@ class Scale:
     pairs: Index  # (2, p) of the 2n whose products are context, too: c = 2n + p
     related: Index  # (r,) tags whose relation is asked
     relation: FloatArray  # (c + 1, r) coefficients; the last row is the constant
-    relation_size: FloatArray  # (r,) usual size of what a relation leaves, for `overall`
+    relation_size: FloatArray  # (r,) usual size of what a relation leaves
+    blame: FloatArray  # (2, r, n) directions in which a tag that is off puts the relations off
     spread: FloatArray  # (c + 1, n)
     kinds: tuple[Kind, ...]  # (a,) of each answer
     tags: Index  # (a,) its tag; -1 when it is about all
@@ -158,11 +164,12 @@ def _export_scale(graph: Graph, z: str, scale: Scale, window: int, n: int) -> tu
         off = graph.add("Sub", found, _affine(graph, context, scale.relation))
         parts.append(off)
     parts.append(shakes)
-    squares = ""
-    if scale.has_overall:
+    sized = ""
+    if len(scale.related):
         sized = graph.add("Mul", off, graph.floats(1 / scale.relation_size))
-        squares = graph.add("Mul", sized, sized)
-        mean = graph.add("ReduceMean", squares, graph.integers(1), keepdims=1)
+    if scale.has_overall:
+        square = graph.add("Mul", sized, sized)
+        mean = graph.add("ReduceMean", square, graph.integers(1), keepdims=1)
         log = graph.add("Log", graph.add("Add", mean, graph.floats(OVERALL_FLOOR)))
         parts.append(graph.add("Mul", log, graph.floats(0.5)))
     far = graph.add("Sub", _joined(graph, parts), graph.floats(scale.usual))
@@ -171,7 +178,7 @@ def _export_scale(graph: Graph, z: str, scale: Scale, window: int, n: int) -> tu
         graph.add("Mul", far, graph.floats(1 / scale.limit_high)),
         graph.add("Mul", far, graph.floats(-1 / scale.limit_low)),
     )
-    return ratio, _export_shares(graph, ratio, squares, scale, n)
+    return ratio, _export_shares(graph, ratio, sized, scale, n)
 
 
 def _export_spread(graph: Graph, z: str, slow: str, slope: str, scale: Scale, window: int) -> str:
@@ -204,26 +211,32 @@ def _export_context(graph: Graph, level: str, slope: str, scale: Scale) -> str:
     return graph.add("Concat", base, graph.add("Mul", one, two), axis=1)
 
 
-def _export_shares(graph: Graph, ratio: str, squares: str, scale: Scale, n: int) -> str:
-    """Each answer's ratio to the fourth power, to its tag; the overall one's by the squares."""
-    above = graph.add("Relu", ratio)
-    square = graph.add("Mul", above, above)
+def _export_shares(graph: Graph, ratio: str, sized: str, scale: Scale, n: int) -> str:
+    """(rows, n): each answer's ratio to the fourth power, to its tag or by the relations' blame."""
+    square = graph.add("Mul", *[graph.add("Relu", ratio)] * 2)
     fourth = graph.add("Mul", square, square)
     owner = np.zeros((len(scale.kinds), n))
-    for answer, tag in enumerate(scale.tags):
-        if tag >= 0:
+    of_relations = np.zeros((len(scale.kinds), 1))
+    for answer, (kind, tag) in enumerate(zip(scale.kinds, scale.tags, strict=True)):
+        if kind in (Kind.RELATION, Kind.OVERALL):
+            of_relations[answer] = 1
+        else:
             owner[answer, tag] = 1
     shares = graph.add("MatMul", fourth, graph.floats(owner))
-    if not scale.has_overall:
+    if not sized:
         return shares
-    last = len(scale.kinds) - 1
-    overall = graph.add("Gather", fourth, graph.integers(last), axis=1)
-    total = graph.add("ReduceSum", squares, graph.integers(1), keepdims=1)
-    part = graph.add("Div", squares, graph.add("Add", total, graph.floats(1e-6)))
-    of_tag = np.zeros((len(scale.related), n))
-    of_tag[np.arange(len(scale.related)), scale.related] = 1
-    spread = graph.add("MatMul", graph.add("Mul", part, overall), graph.floats(of_tag))
-    return graph.add("Add", shares, spread)
+    all_squares = graph.add("Mul", sized, sized)
+    energy = graph.add("ReduceSum", all_squares, graph.integers(1), keepdims=1)
+    along = [graph.add("MatMul", sized, graph.floats(blame)) for blame in scale.blame]
+    explained = graph.add("Add", *(graph.add("Mul", one, one) for one in along))
+    left = graph.add("Relu", graph.add("Sub", energy, explained))
+    noise = graph.add("Mul", energy, graph.floats(LEFT_SHARE_MIN))
+    left = graph.add("Add", left, graph.add("Add", noise, graph.floats(LEFT_SHARE_MIN)))
+    likely = graph.add("Reciprocal", graph.add("Mul", left, left))
+    total = graph.add("ReduceSum", likely, graph.integers(1), keepdims=1)
+    part = graph.add("Div", likely, total)
+    amount = graph.add("MatMul", fourth, graph.floats(of_relations))
+    return graph.add("Add", shares, graph.add("Mul", part, amount))
 
 
 def _affine(graph: Graph, context: str, coefficients: FloatArray) -> str:

@@ -47,6 +47,9 @@ SCALE_SHARE_MIN = 0.3
 STILL_SHARE = 1e-3
 # Of more windows than this every second one is looked at, or third: 1 GB of memory must do.
 WINDOWS_MAX = 100_000
+# How far off tags are tried, in typical differences, and in how many windows.
+BLAME_SIZES = (0.2, 5.0)
+BLAME_WINDOWS = 256
 # More than one false alarm in twenty trials is not a rate anybody means.
 TRIAL_PROBABILITY_MAX = 0.05
 
@@ -192,6 +195,7 @@ def _fit_scale(
         related=at,
         relation=related.coefficients[:, at],
         relation_size=size,
+        blame=np.zeros((2, len(at), n)),
         spread=spread,
         kinds=tuple(kinds),
         tags=tags,
@@ -199,7 +203,35 @@ def _fit_scale(
         limit_low=np.ones(joined.shape[1]),
         limit_high=np.ones(joined.shape[1]),
     )
+    scale = replace(scale, blame=_blame(scale, level, found.slope))
     return _FittedScale(scale, joined, related)
+
+
+def _blame(scale: Scale, level: FloatArray, slope: FloatArray) -> FloatArray:
+    """(2, r, n): what each tag, if it alone is off, does to the relations.
+
+    Tried out, as curves bend: the two main directions of what the tag's being off by more and
+    less does in windows from all over the history.
+    """
+    n, r = level.shape[1], len(scale.related)
+    found = np.zeros((2, r, n))
+    if not r:
+        return found
+    rows = np.linspace(0, len(level) - 1, min(len(level), BLAME_WINDOWS)).astype(np.int64)
+    level, slope = level[rows], slope[rows]
+    sizes = np.geomspace(*BLAME_SIZES, len(rows)) * np.where(np.arange(len(rows)) % 2, 1, -1)
+    sizes = np.random.default_rng(0).permutation(sizes)
+    usual = level[:, scale.related] - scale.context(level, slope) @ scale.relation[:-1]
+    for tag in range(n):
+        other = level.copy()
+        other[:, tag] += sizes
+        off = other[:, scale.related] - scale.context(other, slope) @ scale.relation[:-1]
+        effect = (off - usual) / scale.relation_size
+        length = np.linalg.norm(effect, axis=1, keepdims=True)
+        _, _, along = np.linalg.svd(effect / np.maximum(length, 1e-9), full_matrices=False)
+        directions = min(2, max(1, r // 3))  # of few relations two directions would explain all
+        found[:directions, :, tag] = along[:directions]
+    return found
 
 
 def _context(places: _Places, level: FloatArray, slope: FloatArray, rows: int) -> Context:

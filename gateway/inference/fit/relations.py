@@ -55,8 +55,16 @@ class Context:
     def columns(self, part: slice | Index, pairs: Index) -> FloatArray:
         """(k, 2n + p + 1) of some windows; the last column is 1."""
         base = self.base[part]
-        products = base[:, pairs[0]] * base[:, pairs[1]]
-        return np.concatenate([base, products, np.ones((len(base), 1))], axis=1)
+        width = base.shape[1]
+        found = np.ones((len(base), width + pairs.shape[1] + 1))
+        found[:, :width] = base
+        # Column by column of the first factor: gathering both factors took four times as long.
+        at = width
+        for one, count in zip(*np.unique(pairs[0], return_counts=True), strict=True):
+            others = base[:, pairs[1, at - width : at - width + count]]
+            np.multiply(base[:, one, np.newaxis], others, out=found[:, at : at + count])
+            at += count
+        return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -31,9 +31,10 @@ from typing import cast
 import uvloop
 from pymodbus.client import AsyncModbusTcpClient
 
-from gateway.sources.modbus.client import connect, transaction_ids
+from gateway.sources.modbus.client import connect
 from gateway.sources.modbus.config import ModbusTcpSettings, RegisterRow
 from gateway.sources.modbus.decode import BlockDecoder
+from gateway.sources.modbus.peer import Peer
 from gateway.sources.modbus.plan import plan
 
 REGISTERS = 100
@@ -107,7 +108,7 @@ async def measure(port: int, rounds: int, reads: int) -> dict[str, list[float]]:
     _, bare = await asyncio.get_running_loop().create_connection(Bare, HOST, port)
     peer = AsyncModbusTcpClient(HOST, port=port, timeout=TIMEOUT_S)
     assert await peer.connect()
-    async with connect(settings, transaction_ids(0)) as connection:
+    async with connect(settings, Peer()) as connection:
 
         async def ours() -> bytes:
             return await connection.read(block.request, TIMEOUT_S)

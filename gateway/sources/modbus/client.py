@@ -1,5 +1,7 @@
 """Client: one connection or serial line, one request at a time. After any fault it is closed.
 
+Who asks while it is busy waits for a turn, fair between unit ids (`slots`).
+
 A protocol on the transport, not streams: a serial read costs about half the CPU
 (`bench/modbus_floor.py`). One deadline covers connecting, and one the whole of an answer, however
 it dribbles in. What comes unasked closes the connection too, so that it can never be taken for
@@ -12,20 +14,24 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import TypeAlias, cast
+from typing import Any, TypeAlias, TypeVar, cast
 
 from gateway.errors import DeviceRefused, SourceLost, SourceUnavailable, WireError
 from gateway.sources.modbus import serial
 from gateway.sources.modbus.config import ModbusRtuSettings, ModbusSettings, ModbusTcpSettings
 from gateway.sources.modbus.line import quiet_s
+from gateway.sources.modbus.peer import Peer
 from gateway.sources.modbus.rtu import RtuExchange
-from gateway.sources.modbus.wire import Exchange, Request
+from gateway.sources.modbus.slots import Slots
+from gateway.sources.modbus.wire import Exchange, Query, Request
 
-__all__ = ["Connection", "ConnectionClosed", "ResponseTimeout", "connect", "transaction_ids"]
+__all__ = ["Connection", "ConnectionClosed", "ResponseTimeout", "connect"]
 
-NewExchange: TypeAlias = Callable[[Request], Exchange | RtuExchange]
+T = TypeVar("T")
+AnyExchange: TypeAlias = Exchange[Any] | RtuExchange[Any]
+NewExchange: TypeAlias = Callable[[Query[Any]], AnyExchange]
 
 # A peer that lost power says nothing: the kernel gives up on unacknowledged data, and on silence
 # (3 probes, 2 s apart, after 4 s), within 10 s.
@@ -44,19 +50,6 @@ class ConnectionClosed(SourceLost):
     """The peer closed the connection."""
 
 
-def transaction_ids(first: int) -> Iterator[int]:
-    """Transaction ids from `first` on, 1-65535 round and round.
-
-    One series serves all connections to a device, because some Modbus gateways hand the late
-    answer of a serial line to whichever connection is open by then. 0 is left out: it is what a
-    device answers that does not care.
-    """
-    transaction_id = first
-    while True:
-        transaction_id = transaction_id % 65535 + 1
-        yield transaction_id
-
-
 class Connection(asyncio.Protocol):
     """An open connection."""
 
@@ -67,8 +60,9 @@ class Connection(asyncio.Protocol):
         self._heard_s = 0.0
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport
-        self._exchange: Exchange | RtuExchange | None = None
-        self._waiting: asyncio.Future[bytes] | None = None
+        self._slots = Slots(1)
+        self._exchange: AnyExchange | None = None
+        self._waiting: asyncio.Future[Any] | None = None
         self.lost: Exception | None = None  # why it is closed
 
     def hear(self, more_s: float) -> None:
@@ -80,20 +74,29 @@ class Connection(asyncio.Protocol):
         return self.lost is None
 
     async def read(self, request: Request, timeout_s: float) -> bytes:
-        """The block that answers `request`.
+        """The block that answers `request`; raises what `ask` does."""
+        return await self.ask(request, timeout_s)
+
+    async def ask(self, query: Query[T], timeout_s: float) -> T:
+        """What answers `query`, in `timeout_s` from when it is its turn.
 
         Raises DeviceRefused, ResponseTimeout, WireError, or ConnectionClosed; after all but the
         first the connection is closed.
         """
-        if self.lost is not None:
-            raise ConnectionClosed(f"the connection is closed: {self.lost}")
-        assert self._waiting is None, "requests on a connection are serial"
-        if self._quiet_s:
-            await self._silence()
+        if not self._slots.take_now():
+            await self._slots.take(query.unit_id)
+        try:
+            if self._quiet_s and self.lost is None:
+                await self._silence()
             if self.lost is not None:
                 raise ConnectionClosed(f"the connection is closed: {self.lost}")
-        self._exchange = exchange = self._new_exchange(request)
-        waiting: asyncio.Future[bytes] = self._loop.create_future()
+            return await self._ask(query, timeout_s)
+        finally:
+            self._slots.give()
+
+    async def _ask(self, query: Query[T], timeout_s: float) -> T:
+        self._exchange = exchange = self._new_exchange(query)
+        waiting: asyncio.Future[T] = self._loop.create_future()
         self._waiting = waiting
         deadline = self._loop.call_later(timeout_s, self._time_out, timeout_s)
         try:
@@ -149,14 +152,14 @@ class Connection(asyncio.Protocol):
             self.close(WireError(what, kind="unasked"))
             return
         try:
-            block = exchange.feed(data)
+            answer = exchange.feed(data)
         except DeviceRefused as refused:
             waiting.set_exception(refused)
         except WireError as error:
             self.close(error)
         else:
-            if block is not None:
-                waiting.set_result(block)
+            if answer is not None:
+                waiting.set_result(answer)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.close(ConnectionClosed(f"the device closed the connection: {exc or 'end of stream'}"))
@@ -166,25 +169,25 @@ class Connection(asyncio.Protocol):
         assert self._waiting is not None
         if self._waiting.done():
             return  # the answer came in the same turn of the loop
-        request = self._exchange.request
+        query = self._exchange.query
         self.close(
             ResponseTimeout(
-                f"unit {request.unit_id} gave no answer within {timeout_s:g} s to function"
-                f" {request.function} at address {request.address}",
+                f"unit {query.unit_id} gave no answer within {timeout_s:g} s to function"
+                f" {query.function} at address {query.address}",
                 hint="check the unit id, or raise response_timeout",
             )
         )
 
 
 @asynccontextmanager
-async def connect(settings: ModbusSettings, ids: Iterator[int]) -> AsyncIterator[Connection]:
+async def connect(settings: ModbusSettings, peer: Peer) -> AsyncIterator[Connection]:
     """A connection until the block ends; raises SourceUnavailable.
 
-    `ids` numbers the requests; connections to one device should share it.
+    All connections to one device share a `peer`.
     """
     match settings:
         case ModbusTcpSettings():
-            connection = await _connect(settings, ids)
+            connection = await _connect(settings, peer)
         case ModbusRtuSettings():
             connection = _open_line(settings)
         case _:
@@ -195,9 +198,10 @@ async def connect(settings: ModbusSettings, ids: Iterator[int]) -> AsyncIterator
         connection.close(SourceLost("closed"))
 
 
-async def _connect(settings: ModbusTcpSettings, ids: Iterator[int]) -> Connection:
+async def _connect(settings: ModbusTcpSettings, peer: Peer) -> Connection:
     loop = asyncio.get_running_loop()
-    new: NewExchange = lambda request: Exchange(next(ids), request)  # noqa: E731 - shorter so
+    ids = peer.transaction_ids
+    new: NewExchange = lambda query: Exchange(next(ids), query)  # noqa: E731 - shorter so
     if settings.framing == "rtu":
         new = RtuExchange
     try:
@@ -242,7 +246,7 @@ def _tls(settings: ModbusTcpSettings) -> ssl.SSLContext:
 
 def _open_line(settings: ModbusRtuSettings) -> Connection:
     connection = Connection(
-        lambda request: RtuExchange(request, has_echo=settings.echo), quiet_s=quiet_s(settings)
+        lambda query: RtuExchange(query, has_echo=settings.echo), quiet_s=quiet_s(settings)
     )
     transport = serial.SerialTransport(serial.open_port(settings), connection)
     connection.connection_made(cast("asyncio.Transport", transport))

@@ -22,7 +22,6 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from itertools import chain
-from random import randrange
 
 import numpy as np
 
@@ -35,11 +34,11 @@ from gateway.sources.modbus.client import (
     ConnectionClosed,
     ResponseTimeout,
     connect,
-    transaction_ids,
 )
 from gateway.sources.modbus.config import ModbusSettings, RegisterRow
 from gateway.sources.modbus.decode import BlockDecoder
 from gateway.sources.modbus.patience import Patience
+from gateway.sources.modbus.peer import Peer
 from gateway.sources.modbus.plan import Block, Learned, ScanPlan, plan
 from gateway.sources.modbus.wire import Request
 from gateway.tag import Quality
@@ -88,7 +87,7 @@ class Device:
         self.ids = ids
         self.learned = Learned()
         self.patience = Patience()
-        self.transaction_ids = transaction_ids(randrange(65536))  # noqa: S311 - no secret
+        self.peer = Peer()
         self.plans: tuple[ScanPlan, ...]
         self.readers: dict[str, list[BlockReader]]  # by scan class
         self.replan()
@@ -137,8 +136,7 @@ class Scanner:
     async def connect(self) -> None:
         """Open the connection, in place of the one there was; raises SourceUnavailable."""
         await self.close()
-        settings, ids = self._device.settings, self._device.transaction_ids
-        opening = connect(settings, ids)
+        opening = connect(self._device.settings, self._device.peer)
         self._connection = await self._opened.enter_async_context(opening)
 
     async def close(self) -> None:

@@ -5,7 +5,7 @@ import random
 import socket
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 
 import pytest
@@ -15,9 +15,9 @@ from gateway.sources.modbus.client import (
     Connection,
     ResponseTimeout,
     connect,
-    transaction_ids,
 )
 from gateway.sources.modbus.config import ModbusTcpSettings
+from gateway.sources.modbus.peer import Peer, transaction_ids
 from gateway.sources.modbus.wire import Exchange, Request
 from tests.sources.modbus.hostile import (
     Asked,
@@ -32,12 +32,12 @@ PATIENT_S = 5.0
 
 
 def connect_to(
-    port: int, timeout_s: float, ids: Iterator[int] | None = None
+    port: int, timeout_s: float, peer: Peer | None = None
 ) -> AbstractAsyncContextManager[Connection]:
     settings = ModbusTcpSettings.model_construct(
         **tcp_defaults(), host="127.0.0.1", port=port, connect_timeout=timeout_s
     )
-    return connect(settings, ids or transaction_ids(0))
+    return connect(settings, peer or Peer())
 
 
 def tcp_defaults() -> dict[str, object]:
@@ -70,8 +70,10 @@ async def test_reads_one_after_the_other_give_their_own_blocks() -> None:
 
 
 async def test_transaction_ids_start_again_at_1_and_never_are_0() -> None:
-    ids = transaction_ids(65533)
-    async with hostile() as peer, connect_to(peer.port, PATIENT_S, ids) as connection:
+    async with (
+        hostile() as peer,
+        connect_to(peer.port, PATIENT_S, Peer(first_id=65533)) as connection,
+    ):
         for _ in range(4):
             await connection.read(holding(1), PATIENT_S)
     assert [asked.tid for asked in peer.asked] == [65534, 65535, 1, 2]

@@ -27,8 +27,9 @@ from gateway.asset import Assets, AssetSettings
 from gateway.clock import SystemClock
 from gateway.errors import DeviceRefused, SourceError, SourceUnavailable, WireError
 from gateway.sources import SourceContext
-from gateway.sources.modbus.client import ResponseTimeout, connect, transaction_ids
+from gateway.sources.modbus.client import ResponseTimeout, connect
 from gateway.sources.modbus.config import ModbusRtuSettings, ModbusTcpSettings
+from gateway.sources.modbus.peer import Peer
 from gateway.sources.modbus.rtu import RtuExchange, crc16
 from gateway.sources.modbus.source import build
 from gateway.sources.modbus.wire import Request
@@ -186,7 +187,7 @@ def block_of(request: Request) -> bytes:
 
 
 async def test_many_units_are_read_over_one_line(line: Line) -> None:
-    async with connect(settings_of(line), transaction_ids(0)) as connection:
+    async with connect(settings_of(line), Peer()) as connection:
         for unit_id in (1, 17, 247):
             request = holding(unit_id, 100, 20)
             assert await connection.read(request, 1.0) == block_of(request)
@@ -194,7 +195,7 @@ async def test_many_units_are_read_over_one_line(line: Line) -> None:
 
 
 async def test_noise_between_requests_is_passed_over(line: Line) -> None:
-    async with connect(settings_of(line), transaction_ids(0)) as connection:
+    async with connect(settings_of(line), Peer()) as connection:
         for i in range(20):
             line.send(b"\xff\x00" * (i % 3))
             request = holding(1, i, 4)
@@ -211,11 +212,11 @@ async def test_a_late_answer_is_not_taken_for_the_next(line: Line) -> None:
 
     line.answer = keep
     settings = settings_of(line)
-    async with connect(settings, transaction_ids(0)) as connection:
+    async with connect(settings, Peer()) as connection:
         with pytest.raises(ResponseTimeout):
             await connection.read(holding(1, 0, 4), 0.05)
     line.answer = Line.right
-    async with connect(settings, transaction_ids(0)) as connection:
+    async with connect(settings, Peer()) as connection:
         asyncio.get_running_loop().call_later(0.03, line.send, late[0])
         request = holding(1, 500, 4)
         assert await connection.read(request, 1.0) == block_of(request)
@@ -258,24 +259,24 @@ def test_10000_polls_of_a_bad_line_give_no_wrong_value() -> None:
 
 async def test_an_adapter_that_is_unplugged_comes_back_under_its_name(line: Line) -> None:
     settings = settings_of(line)
-    async with connect(settings, transaction_ids(0)) as connection:
+    async with connect(settings, Peer()) as connection:
         await connection.read(holding(1, 0, 1), 1.0)
         line.unplug()
         with pytest.raises(SourceError):
             await connection.read(holding(1, 0, 1), 1.0)
     with pytest.raises(SourceUnavailable, match="plugged in"):
-        async with connect(settings, transaction_ids(0)):
+        async with connect(settings, Peer()):
             pass
     line.plug()
-    async with connect(settings, transaction_ids(0)) as connection:
+    async with connect(settings, Peer()) as connection:
         assert await connection.read(holding(1, 0, 1), 1.0) == block_of(holding(1, 0, 1))
 
 
 async def test_a_line_has_one_master(line: Line) -> None:
     settings = settings_of(line)
-    async with connect(settings, transaction_ids(0)):
+    async with connect(settings, Peer()):
         with pytest.raises(SourceUnavailable, match="in use by another program"):
-            async with connect(settings, transaction_ids(0)):
+            async with connect(settings, Peer()):
                 pass
 
 
@@ -283,13 +284,13 @@ async def test_what_is_no_serial_port_is_said(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     facts = {"type": "modbus-rtu", "name": "line", "device": str(tmp_path / "file"), "map": "x.csv"}
     with pytest.raises(SourceUnavailable, match="as a serial port"):
-        async with connect(ModbusRtuSettings.model_validate(facts), transaction_ids(0)):
+        async with connect(ModbusRtuSettings.model_validate(facts), Peer()):
             pass
 
 
 async def test_the_port_is_set_up_as_it_was_asked_for(line: Line) -> None:
     settings = settings_of(line, baud_rate=19200, parity="odd", stop_bits=2)
-    async with connect(settings, transaction_ids(0)):
+    async with connect(settings, Peer()):
         flags = termios.tcgetattr(line._near)
         assert flags[4] == flags[5] == termios.B19200
         assert flags[2] & termios.CSTOPB
@@ -314,7 +315,7 @@ async def test_pymodbus_answers_rtu_over_tcp() -> None:
     async with pymodbus_serves() as port:
         facts = {"type": "modbus-tcp", "name": "line", "host": "127.0.0.1", "map": "x.csv"}
         settings = ModbusTcpSettings.model_validate(facts | {"port": port, "framing": "rtu"})
-        async with connect(settings, transaction_ids(0)) as connection:
+        async with connect(settings, Peer()) as connection:
             request = holding(5, 3, 20)
             assert await connection.read(request, 2.0) == block_of(request)
             with pytest.raises(DeviceRefused):
@@ -333,7 +334,7 @@ async def test_pymodbus_answers_over_a_serial_line(line: Line) -> None:
 
         bringing = asyncio.create_task(bring_back())
         line.wire(writer.write)
-        async with connect(settings_of(line), transaction_ids(0)) as connection:
+        async with connect(settings_of(line), Peer()) as connection:
             request = holding(5, 0, 50)
             assert await connection.read(request, 2.0) == block_of(request)
             with pytest.raises(DeviceRefused):
@@ -358,7 +359,7 @@ async def test_a_dead_unit_costs_the_others_no_scan(line: Line, tmp_path: Path) 
         gateway_name="g",
         has_room=lambda: True,
     )
-    facts = {"scan_classes": {"default": "250ms"}, "response_timeout": "50ms"}
+    facts = {"scan_classes": {"default": "600ms"}, "response_timeout": "250ms"}
     source = build(settings_of(line, map=str(tmp_path / "map.csv"), **facts), context)
     values: dict[str, list[float]] = {}
     async with source.session() as session:
@@ -399,12 +400,12 @@ async def test_modbus_tcp_security_reads_over_tls_and_trusts_no_stranger(tmp_pat
     trusting = {"tls_ca": str(certificate), "tls_certificate": str(both)}
     settings = ModbusTcpSettings.model_validate(facts | {"port": port} | trusting)
     try:
-        async with connect(settings, transaction_ids(0)) as connection:
+        async with connect(settings, Peer()) as connection:
             request = holding(5, 3, 20)
             assert await connection.read(request, 2.0) == block_of(request)
         stranger = ModbusTcpSettings.model_validate(facts | {"port": port})
         with pytest.raises(SourceUnavailable, match="certificate"):
-            async with connect(stranger, transaction_ids(0)):
+            async with connect(stranger, Peer()):
                 pass
     finally:
         await server.shutdown()

@@ -118,6 +118,12 @@ class Frame:
             self.t_ns[keep], self.tag_ids[keep], self.values[keep], self.quality[keep], exact
         )
 
+    def shifted(self, by_ns: int) -> Frame:
+        """The same with all times so much later."""
+        if not by_ns:
+            return self
+        return Frame(self.t_ns + by_ns, self.tag_ids, self.values, self.quality, self.exact)
+
     def rows(self, start: int, stop: int) -> Frame:
         """Rows start..stop as views, nothing copied."""
         exact: Exact = _NOTHING
@@ -143,6 +149,7 @@ class Arrival:
     frame: Frame
     on_durable: Callable[[], None] | None = None
     redelivered: bool = False  # the broker may have given us these samples before
+    boot: int = 0  # Clock.boot when it was stamped
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -155,3 +162,4 @@ class Turn:
 
     now_ns: int
     frames: Mapping[Lane, Frame]
+    boot: int = 0  # whose offset all these times are to be corrected by; 0: they are final

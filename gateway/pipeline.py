@@ -57,8 +57,12 @@ BUDGET_SAVE_PERIOD_S = 60.0
 
 @dataclass(slots=True)
 class ClockStats:
-    """How often the wall clock jumped."""
+    """Whether the time is known, and how often the wall clock jumped."""
 
+    trusted: bool = True
+    samples_waiting: int = 0  # for the time: no sink gets them before it is known
+    missing_s: float = 0.0  # how far behind the times of this boot were before it was known
+    wall_ahead_s: float = 0.0  # wall clock less our own; both drift alike but for steps
     steps_total: int = 0
     step_s_last: float = 0.0
 
@@ -93,6 +97,8 @@ class Gateway:
         self._durable: asyncio.Future[int] | None = None  # of the newest turn with samples
         self._checkpointed_ns = 0
         self._events_told: set[tuple[str, str, int, bool]] = set()
+        self._missing_ns = 0  # what the clock is to be set by before the next turn
+        self._is_known = asyncio.Event()
         self._acknowledge: dict[asyncio.Future[int], list[Callable[[], None]]] = {}
 
     @asynccontextmanager
@@ -102,6 +108,7 @@ class Gateway:
         spool_settings = self.config.settings.gateway.spool
         async with Spool.open(directory / "spool", spool_settings, self.table, self.clock) as spool:
             self.spool = spool
+            spool.begin_clock()
             began_s = self.clock.monotonic_s()
             missing = self.turns.recover(spool)
             stats = self.turns.stats
@@ -111,8 +118,9 @@ class Gateway:
                     "pipeline.recovered turns=%d ms=%.0f", stats.replayed_turns, stats.replay_ms
                 )
             self.wear = WearMeter(directory / "spool", spool_settings.wear, spool.stats, self.clock)
-            if missing is not None:
-                await spool.append(missing)
+            for turn in self.turns.seam_after(missing, self.clock.boot):
+                spool.append(turn)
+            self._look_at_clock()
             self.wear.start()
             try:
                 yield self
@@ -185,6 +193,8 @@ class Gateway:
         while not draining.is_set():
             # With the spool full nothing is taken; the channel fills and holds the sources back.
             await self.spool.wait_for_room()
+            if self._missing_ns:
+                self._set_clock()
             await self._work(await self.channel.gather(turn_s, IDLE_TURN_S))
         await (await self._work(self.channel.take()))
         await asyncio.sleep(0)  # the acknowledgements hang on the same future
@@ -253,13 +263,49 @@ class Gateway:
             on_durable()
 
     async def _follow_clock(self) -> None:
+        if self.clock.boot:
+            await self._find_time()
         while True:
+            if self.spool.samples_waiting:
+                await self.spool.settle_clock()
             await asyncio.sleep(CLOCK_CHECK_S)
+            self._look_at_clock()
             step_ns = self.clock.follow_wall()
             if step_ns:
                 self.clock_stats.steps_total += 1
                 self.clock_stats.step_s_last = step_ns / 1e9
                 log.warning("clock.stepped seconds=%.3f", step_ns / 1e9)
+
+    async def _find_time(self) -> None:
+        """Wait until somebody vouches for the wall clock; after a while, go on without."""
+        since_s, wait_s = self.clock.monotonic_s(), self.config.settings.gateway.clock.wait
+        log.warning("clock.not_trusted consequence=samples wait for the time")
+        is_waiting = True
+        while (missing_ns := self.clock.missing_ns()) is None:
+            await asyncio.sleep(CLOCK_CHECK_S)
+            self._look_at_clock()
+            if is_waiting and 0 < wait_s <= self.clock.monotonic_s() - since_s:
+                is_waiting = not await self.spool.settle_clock("unsynchronised")
+                log.error("clock.given_up consequence=samples are sent with times that are a guess")
+        self._missing_ns = missing_ns or 1
+        await self._is_known.wait()
+
+    def _set_clock(self) -> None:
+        """Between two turns: what comes after has the time that was found out."""
+        seam = self.turns.seam(0, self._missing_ns)
+        self.clock.trust(self._missing_ns)
+        if seam is not None:
+            self.spool.append(seam)
+        self.clock_stats.missing_s = self._missing_ns / 1e9
+        log.warning("clock.trusted seconds=%.3f", self._missing_ns / 1e9)
+        self._missing_ns = 0
+        self._is_known.set()
+
+    def _look_at_clock(self) -> None:
+        stats, clock = self.clock_stats, self.clock
+        stats.trusted = not clock.boot
+        stats.samples_waiting = self.spool.samples_waiting
+        stats.wall_ahead_s = clock.wall_ahead_ns() / 1e9
 
 
 @asynccontextmanager

@@ -46,7 +46,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 async def _serve(config: Any) -> None:
-    from gateway.clock import SystemClock
+    from gateway.clock import SystemClock, who_vouches
     from gateway.ops.status import Status
     from gateway.ops.systemd import Notifier, Watchdog
     from gateway.pipeline import Gateway
@@ -55,7 +55,8 @@ async def _serve(config: Any) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    gateway = Gateway(config, SystemClock())
+    is_auto = config.settings.gateway.clock.trust == "auto"
+    gateway = Gateway(config, SystemClock(who_vouches) if is_auto else SystemClock())
     status = Status(gateway)
     notifier = Notifier.from_environment()
     async with AsyncExitStack() as opened:

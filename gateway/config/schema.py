@@ -68,6 +68,21 @@ class HttpSettings(Settings):
         return listen
 
 
+class ClockSettings(Settings):
+    """When the machine's clock is believed; boards without a clock chip start in the past."""
+
+    trust: Literal["auto", "always"] = Field(
+        default="auto",
+        description='"auto" waits for the kernel, the time daemon or a clock chip to vouch for it',
+    )
+    wait: Seconds = Field(
+        default=3600.0,
+        ge=0,
+        description="how long samples wait for the time before sinks get them with times that are"
+        ' a guess, and marked so; "0s" waits for ever',
+    )
+
+
 class GatewaySettings(Settings):
     """The gateway itself."""
 
@@ -90,6 +105,9 @@ class GatewaySettings(Settings):
     )
     deadband_report: Seconds = Field(
         default=60.0, gt=0, description="a tag with a deadband is reported at least this often"
+    )
+    clock: ClockSettings = Field(
+        default=ClockSettings(), description="when the machine's clock is believed"
     )
     http: HttpSettings = Field(
         default=HttpSettings(), description="the gateway's own page, /healthz and /metrics"

@@ -184,6 +184,17 @@ class Engine:
                 self._remember(event)
         return Frame.concatenate([scores.frame for scores in made]), self._records.frame(events)
 
+    def settle(self) -> Frame:
+        """Events of everything that is open, closed; after it all begins anew, with empty windows.
+
+        The clock is about to be another: no tick of before is comparable with one that comes.
+        """
+        events = [event for served in self._served.values() for event in served.settle()]
+        for event in events:
+            if isinstance(event, AnomalyEvent):
+                self._remember(event)
+        return self._records.frame(events)
+
     def restore_events(self, frame: Frame) -> None:
         """Take the event lane's newest samples, before the replay: what was open is open."""
         for event in self._records.events(frame):

@@ -17,7 +17,7 @@ import json
 import logging
 import os
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,7 @@ from gateway.errors import SluicegateError
 from gateway.frame import Frame
 from gateway.inference import ModelStats
 from gateway.inference.config import ModelSettings
-from gateway.inference.events import AnomalyEvent
+from gateway.inference.events import AnomalyEvent, SensorEvent
 from gateway.inference.watcher import Scores, Watcher
 from gateway.jobs import Work
 
@@ -130,6 +130,15 @@ class Served:
             made[-1].events.extend(self._carried)
             self._carried = []
         return made
+
+    def settle(self) -> list[AnomalyEvent | SensorEvent]:
+        """Close what is open, and begin anew: times to come are not comparable with those so far."""
+        events = [replace(event, is_open=False) for event in self.active.open_events()]
+        self.active = self.active.renewed()
+        self.beside = self.beside.renewed() if self.beside else None
+        self._pairs = (np.zeros(0, np.intp), np.zeros(0, np.intp))
+        self._paired = (0, 0)
+        return events
 
     # --- what may be asked for --------------------------------------------------------------------
 

@@ -115,11 +115,12 @@ class Watcher:
         records: Records,
         *,
         deadband_report_s: float,
+        stats: ModelStats | None = None,
     ) -> None:
         manifest = bundle.manifest
         self.name = settings.name
         self.bundle = bundle
-        self.stats = ModelStats(
+        self.stats = stats or ModelStats(
             active=True,
             state="running",
             version=manifest.version,
@@ -232,6 +233,18 @@ class Watcher:
         """Let go of the model; nothing is scored any more."""
         self.bundle.runner.close()
         self.stats.active, self.stats.state = False, "closed"
+
+    def renewed(self) -> Watcher:
+        """The same without anything it has seen."""
+        self.stats.events_open = self.stats.sensor_faults = self.stats.assets = 0
+        return Watcher(
+            self._settings,
+            self.bundle,
+            self._table,
+            self._records,
+            deadband_report_s=self._deadband_report_s,
+            stats=self.stats,
+        )
 
     def restore(self, event: AnomalyEvent | SensorEvent) -> None:
         """Take over the newest event record of an asset, before anything is replayed."""

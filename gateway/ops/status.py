@@ -75,6 +75,7 @@ class Status:
             ],
             trouble=stats.error_last if stats.state != "ok" else "",
             wear=self._gateway.wear.stats,
+            samples_waiting=self._gateway.spool.samples_waiting,
         )
 
     def scores(self) -> Sequence[ScoreView]:

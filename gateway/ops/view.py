@@ -136,6 +136,7 @@ class SpoolView:
     lanes: Sequence[LaneView]
     trouble: str  # "" while what is appended becomes durable
     wear: WearStats
+    samples_waiting: int = 0  # for the time to be known
 
 
 class GatewayView(Protocol):

@@ -7,6 +7,7 @@ jitter, so that a plant's gateways do not all knock at once when the power retur
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import random
 from asyncio import sleep
@@ -53,7 +54,7 @@ async def supervise(
                     if not has_delivered:
                         has_delivered = True
                         outage.ends()
-                    await put(arrival)
+                    await put(_stamped(arrival, clock))
         except SourceError as error:
             outage.goes_on(error)
         except Exception as error:  # noqa: BLE001 - a defect in one source must not stop the others
@@ -63,7 +64,8 @@ async def supervise(
         if len(ids):
             nothing = np.full(len(ids), np.nan)
             quality = int(Quality.BAD_NO_COMMUNICATION)
-            await put(Arrival(Frame.of(clock.utc_ns(), ids, nothing, quality)))
+            bad = Frame.of(clock.utc_ns(), ids, nothing, quality)
+            await put(_stamped(Arrival(bad), clock))
         # A quiet session may be long and deliver nothing; a short one that did not has failed.
         if has_delivered or clock.monotonic_s() - opened_s > RETRY_MAX_S:
             attempt = 0
@@ -75,6 +77,11 @@ def retry_pause_s(attempt: int) -> float:
     """How long to wait before the next attempt, `attempt` having failed since the last success."""
     limit_s = min(RETRY_MAX_S, RETRY_FIRST_S * 2**attempt)
     return random.uniform(RETRY_MIN_S, limit_s)  # noqa: S311 - jitter, not a secret
+
+
+def _stamped(arrival: Arrival, clock: Clock) -> Arrival:
+    """The arrival with the word of what its times are worth; taken before anything can wait."""
+    return dataclasses.replace(arrival, boot=clock.boot) if clock.boot else arrival
 
 
 class _Outage:

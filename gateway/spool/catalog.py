@@ -23,7 +23,8 @@ import numpy as np
 import numpy.typing as npt
 
 from gateway.errors import SpoolDamaged
-from gateway.frame import Frame, Lane
+from gateway.frame import Frame, Lane, TimeArray
+from gateway.spool.boots import Boots
 from gateway.spool.columns import Columns, decode_columns
 from gateway.spool.dictionary import Dictionary, decode_tags
 from gateway.spool.disk import Disk
@@ -72,6 +73,7 @@ INDEX_DTYPE = np.dtype(
         ("t_ns_min", np.int64),
         ("t_ns_max", np.int64),
         ("now_ns_max", np.int64),
+        ("boot", np.uint64),  # whose offset its times lack; 0: none
     ]
 )
 IndexArray: TypeAlias = npt.NDArray[np.void]
@@ -105,6 +107,7 @@ class Contents:
             record.t_ns_min,
             record.t_ns_max,
             record.now_ns_max,
+            record.boot_id if record.is_provisional else 0,
         )
         self._count += 1  # last: whoever takes a snapshot sees whole rows only
 
@@ -119,8 +122,9 @@ class Rows(NamedTuple):
     sequence: int
     raw_sequence: int
     samples_before: int
-    columns: Columns
+    columns: Columns  # times corrected, as far as they are known to be wrong
     dictionary: Dictionary
+    boot: int = 0  # whose offset they lack in the record; 0: none
 
     def frame(self, table: TagTable, start: int = 0, stop: int | None = None) -> Frame:
         """Rows start..stop with ids of the table; only in the table's thread.
@@ -170,8 +174,9 @@ class Catalog:
     A lane's tuple is replaced as one, so that who goes through it sees one state of it.
     """
 
-    def __init__(self, disk: Disk, damage: Damage) -> None:
+    def __init__(self, disk: Disk, damage: Damage, boots: Boots) -> None:
         self.segments: dict[Lane, tuple[Segment, ...]] = dict.fromkeys(Lane, ())
+        self.boots = boots
         self._disk = disk
         self._damage = damage
         self._lock = threading.RLock()
@@ -186,6 +191,30 @@ class Catalog:
         """Samples of the lane since it began."""
         segments = self.segments[lane]
         return segments[-1].summary.samples_end if segments else 0
+
+    def span_ns(self, segment: Segment) -> tuple[int, int]:
+        """Times between which its samples are, least and greatest, on the safe side."""
+        low, high = segment.summary.t_ns_min, segment.summary.t_ns_max
+        if not segment.summary.has_provisional or low > high:
+            return low, high
+        least, greatest = self.boots.extremes_ns()
+        return low + least, high + greatest
+
+    def times(self, index: IndexArray, column: str) -> TimeArray:
+        """A column of times of an index, as far as is known by now."""
+        times: TimeArray = index[column]
+        boots = index["boot"]
+        return times + self.boots.missing_ns(boots) if boots.any() else times
+
+    def waiting_from(self, lane: Lane) -> int | None:
+        """Samples of the lane before the first one whose time is not known yet; None: all are."""
+        for segment in self.segments[lane]:
+            if segment.summary.has_provisional:
+                index = self.contents(segment).index
+                for row in index[index["boot"] != 0]:
+                    if not self.boots[int(row["boot"])].is_known:
+                        return int(row["samples_before"])
+        return None
 
     def contents(self, segment: Segment) -> Contents:
         """What is in a segment; empty where it cannot be read."""
@@ -208,16 +237,25 @@ class Catalog:
                 segment.contents = None
 
     def read(
-        self, segment: Segment, row: np.void, contents: Contents, data: bytes | None = None
+        self,
+        segment: Segment,
+        row: np.void,
+        contents: Contents,
+        data: bytes | None = None,
+        *,
+        as_stored: bool = False,
     ) -> Rows | None:
         """The record of one row of a segment's index; None, counted once, if it is damaged.
 
-        `data` are its bytes, if they have been read already.
+        `data` are its bytes, if they have been read already. `as_stored`: times as they were
+        stamped, whatever is known by now.
         """
         sequence = int(row["sequence"])
         samples = int(row["samples_end"] - row["samples_before"])
         try:
             rows = self._read(segment, row, contents.dictionary, data)
+            if rows.boot and not as_stored:
+                rows = self._corrected(rows)
         except (OSError, SpoolDamaged) as error:
             self._count(segment, sequence, samples, error)
             return None
@@ -256,6 +294,12 @@ class Catalog:
             segment.sequences_damaged.add(sequence)
         self._damage.note(segment.path.name, 1, samples, str(error))
 
+    def _corrected(self, rows: Rows) -> Rows:
+        now_ns, row_ends, frame = rows.columns
+        now_ns = now_ns + self.boots[rows.boot].missing_ns
+        columns = Columns(now_ns, row_ends, self.boots.correct(frame, rows.boot))
+        return rows._replace(columns=columns)
+
     def _read(
         self, segment: Segment, row: np.void, dictionary: Dictionary, data: bytes | None
     ) -> Rows:
@@ -270,8 +314,9 @@ class Catalog:
         if payload is None:
             raise SpoolDamaged("the payload of a record is not what was written")
         columns = decode_columns(payload, record.turns, record.samples)
+        boot = record.boot_id if record.is_provisional else 0
         return Rows(
-            record.sequence, record.raw_sequence, record.samples_before, columns, dictionary
+            record.sequence, record.raw_sequence, record.samples_before, columns, dictionary, boot
         )
 
     def _load(self, segment: Segment) -> Contents:

@@ -25,6 +25,7 @@ import numpy.typing as npt
 
 from gateway.frame import BoolArray, Frame, Lane, TimeArray
 from gateway.settings import matches_any
+from gateway.spool.boots import Boots
 from gateway.spool.catalog import Catalog, Contents, Rows, Segment
 from gateway.spool.dictionary import Dictionary
 from gateway.spool.disk import Disk
@@ -83,10 +84,12 @@ class History:
         """A spool that a gateway in another process may be writing to. Takes no lock."""
         disk = disk or Disk()
         damage = Damage(SpoolStats())
-        catalog = Catalog(disk, damage)
+        boots = Boots(disk, directory)
+        catalog = Catalog(disk, damage, boots)
 
         def refresh() -> None:
             with contextlib.suppress(FileNotFoundError):
+                boots.load()
                 names = disk.names(directory)
                 catalog.segments.update(find_segments(disk, directory, names, damage).segments)
 
@@ -219,8 +222,8 @@ class History:
         start_ns, end_ns = question.start_ns, question.end_ns
         segments = self._catalog.segments[question.lane]
         for segment in reversed(segments) if newest_first else segments:
-            summary = segment.summary
-            if summary.t_ns_max < start_ns or summary.t_ns_min >= end_ns:
+            low_ns, high_ns = self._catalog.span_ns(segment)
+            if high_ns < start_ns or low_ns >= end_ns:
                 continue
             if not self._may_have(segment, question.names):
                 continue
@@ -230,7 +233,8 @@ class History:
             wanted = _Wanted(contents.dictionary, question.names)
             if not wanted.has_any():
                 continue
-            overlaps = (index["t_ns_max"] >= start_ns) & (index["t_ns_min"] < end_ns)
+            times = self._catalog.times
+            overlaps = (times(index, "t_ns_max") >= start_ns) & (times(index, "t_ns_min") < end_ns)
             index = index[overlaps]
             records = index[::-1] if newest_first else index
             for rows in self._catalog.read_many(segment, records, contents):

@@ -7,12 +7,13 @@ in memory at a time.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from gateway.errors import SpoolDamaged
 from gateway.frame import Lane
+from gateway.spool.boots import Boots
 from gateway.spool.catalog import Catalog, Segment
 from gateway.spool.cursor import SUFFIX, Cursor
 from gateway.spool.disk import Disk
@@ -111,8 +112,10 @@ class _Noted(Damage):
 def open_catalog(disk: Disk, directory: Path) -> tuple[Catalog, list[Finding]]:
     """The segments that are there now, and what opening them finds damaged."""
     damage = _Noted()
-    catalog = Catalog(disk, damage)
+    boots = Boots(disk, directory)
+    catalog = Catalog(disk, damage, boots)
     try:
+        boots.load()
         names = disk.names(directory)
     except FileNotFoundError:
         return catalog, damage.findings
@@ -149,7 +152,7 @@ def look(disk: Disk, directory: Path) -> Report:
     catalog, findings = open_catalog(disk, directory)
     report = Report(str(directory), findings=list(findings))
     for lane in Lane:
-        report.lanes.append(_lane_report(disk, lane, catalog.segments[lane]))
+        report.lanes.append(_lane_report(disk, catalog, lane))
     for name, cursor in find_cursors(disk, directory).items():
         if cursor is None:
             report.findings.append(cursor_finding(name + SUFFIX))
@@ -162,7 +165,8 @@ def look(disk: Disk, directory: Path) -> Report:
     return report
 
 
-def _lane_report(disk: Disk, lane: Lane, segments: Sequence[Segment]) -> LaneReport:
+def _lane_report(disk: Disk, catalog: Catalog, lane: Lane) -> LaneReport:
+    segments = catalog.segments[lane]
     report = LaneReport(lane.name.lower(), segments=len(segments))
     if not segments:
         return report
@@ -173,8 +177,9 @@ def _lane_report(disk: Disk, lane: Lane, segments: Sequence[Segment]) -> LaneRep
     report.samples_begin = first.samples_before
     report.sequence_first = segments[0].first_sequence
     report.sequence_last = last.sequence_end - 1
-    report.oldest_ns = time_or_zero(min(s.summary.t_ns_min for s in segments))
-    report.newest_ns = time_or_zero(max(s.summary.t_ns_max for s in segments))
+    spans = [catalog.span_ns(segment) for segment in segments]
+    report.oldest_ns = time_or_zero(min(low for low, _ in spans))
+    report.newest_ns = time_or_zero(max(high for _, high in spans))
     for segment in segments:
         report.gaps += _gaps_of(disk, segment)
     del report.gaps[:-GAPS_MAX]
@@ -207,6 +212,7 @@ def _sink_place(catalog: Catalog, sink: str, lane: Lane, place: int) -> SinkPlac
         if segment.summary.samples_end > place:
             index = catalog.contents(segment).index
             rows = index[index["samples_end"] > place]
-            oldest_ns = int(rows["t_ns_min"][0]) if len(rows) else segment.summary.t_ns_min
+            times = catalog.times(rows[:1], "t_ns_min")
+            oldest_ns = int(times[0]) if len(times) else catalog.span_ns(segment)[0]
             break
     return SinkPlace(sink, lane.name.lower(), place, max(end - max(place, begin), 0), oldest_ns)

@@ -63,6 +63,7 @@ class Draft:
     now_ns: TimeArray  # of each turn
     row_ends: npt.NDArray[np.int64]
     frame: Frame  # with ids of the table
+    boot: int = 0  # whose offset its times lack; 0: none
     raw_sequence: int = 0
     sequence: int = 0  # of the record; 0 until it is durable
 
@@ -233,7 +234,7 @@ class LaneWriter:
             sequence=0,
             samples_before=self.samples_end + self._samples_staged,
             raw_sequence=draft.raw_sequence,
-            boot_id=self._shared.boot_id,
+            boot_id=draft.boot or self._shared.boot_id,
             monotonic_ns=self._shared.clock.monotonic_ns(),
             t_ns_min=int(draft.frame.t_ns.min()) if has_rows else 0,
             t_ns_max=int(draft.frame.t_ns.max()) if has_rows else 0,
@@ -241,6 +242,7 @@ class LaneWriter:
             samples=len(draft.frame) if kind == FRAMES else 0,
             turns=len(draft.now_ns) if kind == FRAMES else 0,
             tags=tags,
+            is_provisional=int(kind == FRAMES and draft.boot != 0),
         )
 
     def _learn(self, tag_ids: IdArray) -> list[Tag]:

@@ -25,6 +25,7 @@ from pathlib import Path
 from gateway.clock import Clock
 from gateway.errors import SpoolError
 from gateway.frame import Frame, Lane, Turn
+from gateway.spool.boots import Boot, Verdict
 from gateway.spool.catalog import Rows
 from gateway.spool.checkpoint import Checkpoint
 from gateway.spool.config import SpoolSettings
@@ -55,6 +56,7 @@ class _Open:
     """The group that turns are added to."""
 
     future: asyncio.Future[int]
+    boot: int  # of all its turns
     group: Group = field(default_factory=Group)
     bytes_pending: int = 0
     samples: int = 0
@@ -71,6 +73,7 @@ class Spool:
         self._table = table
         self._clock = clock
         self._loop = asyncio.get_running_loop()
+        self._provisional_ns: int | None = None  # Clock.offset_ns while it is not believed
         self._open: _Open | None = None
         self._period: asyncio.TimerHandle | None = None
         self._waiting: dict[Group, _Open] = {}
@@ -86,6 +89,7 @@ class Spool:
         self.stats: SpoolStats = store.stats
         # Time of the last durable turn; 0 if there is none, or raw turns are not kept.
         self.last_turn_ns = store.last_turn_ns
+        self.last_boot = store.last_boot
         # What the windows can go on from; None: nothing.
         self.checkpoint = store.checkpoint
         # From the turn behind this one on, a power cut may have taken what was derived.
@@ -127,8 +131,11 @@ class Spool:
         cancelled when the spool is closed while the disk refuses.
         """
         pending = self._open
+        if pending is not None and pending.boot != turn.boot:
+            self._commit_open()
+            pending = None
         if pending is None:
-            pending = self._open = _Open(self._loop.create_future())
+            pending = self._open = _Open(self._loop.create_future(), turn.boot)
         elif pending.future.done():  # whoever awaited it was cancelled, and the future with it
             pending.future = self._loop.create_future()
         pending.group.turns.append(turn)
@@ -156,6 +163,8 @@ class Spool:
     def replay(self, since_ns: int, after: int | None = None) -> Iterator[tuple[int, Turn]]:
         """Durable raw turns at or after `since_ns` with their sequences, in order.
 
+        Their times are those they were stamped with; `since_ns` is what is known by now.
+
         With them all of the records after the sequence `after`, whatever their time.
         Reads from disk as it goes: for the start, before the first append.
         """
@@ -168,33 +177,82 @@ class Spool:
             whole = rows.frame(self._table)
             is_whole = len(whole) == len(columns.frame)  # no row left out: turns can be cut from it
             start = 0
+            since_stored_ns = since_ns - self.missing_ns(rows.boot)
             for now_ns, stop in zip(
                 columns.now_ns.tolist(), columns.row_ends.tolist(), strict=True
             ):
-                if now_ns >= since_ns or rows.sequence > after:
+                if now_ns >= since_stored_ns or rows.sequence > after:
                     frame = (
                         whole.rows(start, stop)
                         if is_whole
                         else rows.frame(self._table, start, stop)
                     )
-                    yield rows.sequence, Turn(now_ns, {Lane.RAW: frame})
+                    yield rows.sequence, Turn(now_ns, {Lane.RAW: frame}, rows.boot)
                 start = stop
 
     def applied(self, lane: Lane) -> int:
         """Raw sequence up to which a derived lane has what follows from it; 0 for nothing."""
         return self._store.applied(lane)
 
+    def missing_ns(self, boot: int) -> int:
+        """What is to be added to the times of a boot's turns; 0 if that is not known."""
+        return self._store.boots[boot].missing_ns if boot else 0
+
     def tail(self, lane: Lane, samples_max: int) -> Frame:
-        """The newest samples of a lane, in the order they were stored."""
+        """The newest samples of a lane, in the order and with the times they were stored."""
         newest: list[Rows] = []
         samples = 0
-        for rows in self._store.rows_backwards(lane):
+        for rows in self._store.rows_backwards(lane, as_stored=True):
             if samples >= samples_max:
                 break
             newest.append(rows)
             samples += len(rows.columns.frame)
         frame = Frame.concatenate([rows.frame(self._table) for rows in reversed(newest)])
         return frame.rows(max(0, len(frame) - samples_max), len(frame))
+
+    def begin_clock(self) -> None:
+        """Tell the clock what the disk knows of the time, and settle what the clock knows.
+
+        Before the first append. A disk that cannot be written costs that the next process of this
+        boot has other provisional times.
+        """
+        clock, boots = self._clock, self._store.boots
+        this, is_known = boots[clock.boot_id], clock.boot_id in boots
+        offset_ns = this.offset_ns + this.missing_ns if is_known else None
+        clock.begin(self._store.newest_ns(), offset_ns, is_final=this.verdict == "exact")
+        if clock.boot:
+            self._provisional_ns = clock.offset_ns
+        elif is_known:
+            self._provisional_ns = this.offset_ns
+        with _tried("spool.boot_not_recorded"):
+            if not clock.boot:
+                self._settle_clock("exact")
+            elif not is_known:
+                self._store.begin_boot(clock.boot, clock.offset_ns)
+
+    async def settle_clock(self, verdict: Verdict = "exact") -> bool:
+        """Have on record how wrong this boot's provisional times were; whether that is done.
+
+        From then on sinks get what waits. It is decided once: a boot that is settled stays so.
+        """
+        with _tried("spool.boot_not_settled"):
+            await self._loop.run_in_executor(self._history_reads, self._settle_clock, verdict)
+        self._wake_readers()
+        return not self.samples_waiting
+
+    def _settle_clock(self, verdict: Verdict) -> None:
+        clock, store = self._clock, self._store
+        own, boot_id = store.boots[clock.boot_id], 0
+        if self._provisional_ns is not None and not own.is_known:
+            missing_ns = 0 if clock.boot else clock.offset_ns - self._provisional_ns
+            own, boot_id = Boot(self._provisional_ns, missing_ns, verdict), clock.boot_id
+        # UTC of the monotonic clock's zero is when this boot began.
+        store.settle_boots(boot_id, own, clock.offset_ns)
+
+    @property
+    def samples_waiting(self) -> int:
+        """Samples that no sink gets before their time is known."""
+        return self._store.samples_waiting
 
     @property
     def is_between_groups(self) -> bool:
@@ -311,6 +369,15 @@ class Spool:
                 pending.future.cancel()
             self._sink_reads.shutdown(wait=False, cancel_futures=True)
             self._history_reads.shutdown(wait=False, cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _tried(what: str) -> Iterator[None]:
+    """Do what the next time will do as well."""
+    try:
+        yield
+    except OSError as error:
+        log.warning("%s error=%s", what, error)
 
 
 def _size_of(turn: Turn) -> tuple[int, int]:

@@ -121,12 +121,13 @@ def place_at(catalog: Catalog, lane: Lane, t_ns: int) -> int:
     came late, and were stored behind it, come with it.
     """
     for segment in catalog.segments[lane]:
-        if segment.summary.t_ns_max < t_ns:
+        if catalog.span_ns(segment)[1] < t_ns:
             continue
         contents = catalog.contents(segment)
         index = contents.index
         for row in index[
-            (index["t_ns_max"] >= t_ns) & (index["samples_end"] > index["samples_before"])
+            (catalog.times(index, "t_ns_max") >= t_ns)
+            & (index["samples_end"] > index["samples_before"])
         ]:
             rows = catalog.read(segment, row, contents)
             if rows is None:

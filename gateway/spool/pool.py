@@ -141,7 +141,7 @@ class Pool:
             while len(segments := self._catalog.segments[lane]) > 1:
                 if sum(segment.size for segment in segments) > bytes_max:
                     self._delete(segments[0], self.segment_bytes, "lane")
-                elif segments[0].summary.t_ns_max < since_ns:
+                elif self._catalog.span_ns(segments[0])[1] < since_ns:
                     self._delete(segments[0], self.segment_bytes, "age")
                 else:
                     break

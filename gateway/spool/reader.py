@@ -130,7 +130,10 @@ class SpoolReader:
                 continue
             spans = self._spans[lane]
             key = spans[-1].key if spans else 0
-            frame, position = await self._read_frame(lane, self._live_place(lane), samples_max)
+            stop = self._store.samples_ready(lane)
+            frame, position = await self._read_frame(
+                lane, self._live_place(lane), samples_max, stop
+            )
             batch = Batch(lane, frame, position, key)
             if len(frame):
                 return batch
@@ -166,7 +169,7 @@ class SpoolReader:
 
     def _has_more(self, lane: Lane, samples_max: int) -> bool:
         """Whether there is anything to read; far behind, with a backfill, it goes to the end."""
-        end, spans = self._store.samples_end(lane), self._spans[lane]
+        end, spans = self._store.samples_ready(lane), self._spans[lane]
         behind = end - self._live_place(lane)
         is_far = behind > max(LIVE_AFTER_BATCHES * samples_max, LIVE_AFTER_SAMPLES)
         if is_far and len(spans) < SPANS_MAX and self._backfill is not None:
@@ -195,17 +198,16 @@ class SpoolReader:
         self._store.ahead[self.name, lane] = spans
 
     async def _read_frame(
-        self, lane: Lane, place: int, samples_max: int, stop: int | None = None
+        self, lane: Lane, place: int, samples_max: int, stop: int
     ) -> tuple[Frame, int]:
         loop = asyncio.get_running_loop()
-        if stop is not None:
-            samples_max = min(samples_max, stop - place)
+        samples_max = min(samples_max, stop - place)
         pieces, position = await loop.run_in_executor(
             self._executor, self._read, lane, place, samples_max
         )
         frames = [piece.rows.frame(self._table, piece.start, piece.stop) for piece in pieces]
         # Samples that were given up between two segments are not there to be counted.
-        return Frame.concatenate(frames), position if stop is None else min(position, stop)
+        return Frame.concatenate(frames), min(position, stop)
 
     def _place(self, lane: Lane) -> int:
         return max(self._cursor.place(lane) or 0, self._store.samples_begin(lane))
@@ -248,10 +250,12 @@ class SpoolReader:
             return 0
         contents = self._store.catalog.known_contents(segment)
         if contents is None:
-            return segment.summary.t_ns_min
+            return self._store.catalog.span_ns(segment)[0]
         index = contents.index
         first = int(index["samples_end"].searchsorted(place, side="right"))
-        return int(index["t_ns_min"][first]) if first < len(index) else segment.summary.t_ns_min
+        if first == len(index):
+            return segment.summary.t_ns_min
+        return int(self._store.catalog.times(index[first : first + 1], "t_ns_min")[0])
 
     def _segment_at(self, lane: Lane, place: int) -> Segment | None:
         segments = self._store.catalog.segments[lane]

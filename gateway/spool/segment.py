@@ -82,6 +82,7 @@ class Record(NamedTuple):
     samples: int
     turns: int
     tags: int  # FRAMES: tags its segment must know; TAGS: local id of its first
+    is_provisional: int = 0  # 1: its times lack the offset of its boot (`gateway.spool.boots`)
 
     @property
     def samples_end(self) -> int:
@@ -92,7 +93,8 @@ class Record(NamedTuple):
         return padded(HEADER_BYTES + self.payload_bytes)
 
 
-_RECORD = struct.Struct("<4sBBxxIIIIQQQQqqqqIII")  # magic, version, then Record's fields
+# Magic, version, kind, is_provisional, then Record's fields from payload_bytes to tags.
+_RECORD = struct.Struct("<4sBBBxIIIIQQQQqqqqIII")
 HEADER_BYTES = _RECORD.size + _CHECKSUM.size
 
 
@@ -108,7 +110,8 @@ def seed_of(lane: Lane, number: int) -> int:
 
 def encode_record(record: Record, payload: bytes, seed: int) -> tuple[bytes, int]:
     """The record's bytes, and the checksum that the next one carries as `previous_crc`."""
-    header = _RECORD.pack(_RECORD_MAGIC, VERSION, *record)
+    kind, *fields, is_provisional = record
+    header = _RECORD.pack(_RECORD_MAGIC, VERSION, kind, is_provisional, *fields)
     checksum = zlib.crc32(header, seed)
     padding = bytes(record.bytes_on_disk - HEADER_BYTES - len(payload))
     return b"".join((header, _CHECKSUM.pack(checksum), payload, padding)), checksum
@@ -121,8 +124,9 @@ def decode_record(data: bytes, offset: int, seed: int) -> tuple[Record, int] | N
     (checksum,) = _CHECKSUM.unpack_from(data, offset + _RECORD.size)
     if zlib.crc32(data[offset : offset + _RECORD.size], seed) != checksum:
         return None
-    _, version, *fields = _RECORD.unpack_from(data, offset)
-    return (Record._make(fields), checksum) if version == VERSION else None
+    _, version, kind, is_provisional, *fields = _RECORD.unpack_from(data, offset)
+    record = Record._make((kind, *fields, is_provisional))
+    return (record, checksum) if version == VERSION else None
 
 
 def sign_of(kind: int) -> bytes:
@@ -177,6 +181,7 @@ class Summary(NamedTuple):
     t_ns_min: int
     t_ns_max: int
     now_ns_max: int
+    has_provisional: int = 0  # 1: times in some of its records lack an offset
 
     def with_record(self, offset: int, record: Record) -> Summary:
         """The summary once `record`, at `offset`, is in the segment as well."""
@@ -191,6 +196,7 @@ class Summary(NamedTuple):
             t_ns_min=min(self.t_ns_min, record.t_ns_min) if has_samples else self.t_ns_min,
             t_ns_max=max(self.t_ns_max, record.t_ns_max) if has_samples else self.t_ns_max,
             now_ns_max=max(self.now_ns_max, record.now_ns_max),
+            has_provisional=self.has_provisional | record.is_provisional,
         )
 
 
@@ -217,12 +223,13 @@ def summary_of(header: SegmentHeader) -> Summary:
     )
 
 
-_SUMMARY = struct.Struct("<4sB3xQQQQQQqqq")  # magic, version, then Summary's fields
+_SUMMARY = struct.Struct("<4sBB2xQQQQQQqqq")  # magic, version, has_provisional, then the fields
 _SUMMARY_MAGIC = b"SlgE"
 
 
 def encode_summary(summary: Summary, seed: int) -> bytes:
-    data = _SUMMARY.pack(_SUMMARY_MAGIC, VERSION, *summary)
+    *fields, has_provisional = summary
+    data = _SUMMARY.pack(_SUMMARY_MAGIC, VERSION, has_provisional, *fields)
     return data + _CHECKSUM.pack(zlib.crc32(data, seed))
 
 
@@ -230,7 +237,8 @@ def decode_summary(data: bytes, seed: int) -> Summary | None:
     """The summary of a segment given from its first byte; None if there is none."""
     if not _is_intact(data, _SUMMARY, _SUMMARY_MAGIC, SUMMARY_START, seed):
         return None
-    return Summary._make(_SUMMARY.unpack_from(data, SUMMARY_START)[2:])
+    _, _, has_provisional, *fields = _SUMMARY.unpack_from(data, SUMMARY_START)
+    return Summary._make((*fields, has_provisional))
 
 
 def _is_intact(data: bytes, layout: struct.Struct, magic: bytes, start: int, seed: int = 0) -> bool:

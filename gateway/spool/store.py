@@ -9,15 +9,18 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from gateway.clock import Clock, boot_id
 from gateway.errors import SpoolLocked
 from gateway.frame import EMPTY_FRAME, Frame, Lane, Turn
+from gateway.spool.boots import Boot, Boots
 from gateway.spool.catalog import Catalog, Rows, Segment, parse_name
 from gateway.spool.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from gateway.spool.config import SpoolSettings
@@ -45,7 +48,7 @@ SEQUENCE_MAX = 2**63 - 1
 class Group:
     """Turns that become durable as one: a record a lane."""
 
-    turns: list[Turn] = field(default_factory=list)
+    turns: list[Turn] = field(default_factory=list)  # all of one boot
     drafts: dict[Lane, Draft] | None = None  # made at the first try
     _sequence: int = 0
 
@@ -59,6 +62,19 @@ class Group:
         """Keep the sequence only: the records are written, if only in memory."""
         self._sequence = self.sequence
         self.turns, self.drafts = [], {}
+
+
+class _Span(NamedTuple):
+    """First and last provisional time of a boot, and how much they can be too early at most."""
+
+    first_ns: int
+    last_ns: int
+    missing_ns_max: int
+
+    def joined(self, other: _Span) -> _Span:
+        """Of two lanes."""
+        first_ns, last_ns = min(self.first_ns, other.first_ns), max(self.last_ns, other.last_ns)
+        return _Span(first_ns, last_ns, min(self.missing_ns_max, other.missing_ns_max))
 
 
 class Store:
@@ -76,13 +92,18 @@ class Store:
         self._is_blind = False  # what the directory holds could not be seen
         self.stats = SpoolStats(bytes_max=settings.bytes_max)
         self.damage = Damage(self.stats)
-        self.catalog = Catalog(self.disk, self.damage)
+        self.boots = Boots(disk, directory)
+        self.catalog = Catalog(self.disk, self.damage, self.boots)
+        # Places from which on a lane's times are not known yet: sinks wait there.
+        self._waiting_from: dict[Lane, int] = {}
+        self._boots_lock = threading.Lock()  # of what waits, and whether
         self.pool = Pool(self.disk, directory, settings, self.catalog, self._on_evict)
         self.cursors = Cursors(directory / "cursors", disk, self.stats, self.catalog.samples_end)
         self.reading: dict[str, tuple[Lane, ...]] = {}  # lanes of those that are read with now
         # By sink and lane, what it has had ahead of its cursor; replaced whole, never changed.
         self.ahead: dict[tuple[str, Lane], tuple[tuple[int, int], ...]] = {}
         self.last_turn_ns = 0
+        self.last_boot = 0  # of the last turn on disk
         # What was derived from raw records before this sequence is on disk for certain. Every raw
         # record says it; 0 in those written before there were marks, when all was synced at once.
         self._derived_mark = 1
@@ -103,7 +124,9 @@ class Store:
         # Before anything is counted: it may fail, and be tried again.
         self.cursors.load(in_memory=self.in_memory)
         found = find_segments(self.disk, self.directory, names, self.damage, to_write=True)
+        self.boots.load()
         self.catalog.segments.update(found.segments)
+        self._find_waiting()
         self.pool.adopt(found.useless, found.unbelievable)
         shared = Shared(
             disk=self.disk,
@@ -123,7 +146,7 @@ class Store:
         self._writers[Lane.RAW] = LaneWriter(Lane.RAW, shared, sequence_min=named_max + 1)
         self.cursors.check()
         if self.settings.raw:
-            self.last_turn_ns = self._find_last_turn_ns()
+            self.last_turn_ns, self.last_boot = self._find_last_turn()
             self._derived_mark = self._writers[Lane.RAW].raw_sequence or 1
             self.derived_turn_ns = self._find_derived_turn_ns()
             self.checkpoint = self._find_checkpoint()
@@ -202,6 +225,7 @@ class Store:
                 group.drafts = self._drafts(group.turns)
             if Lane.RAW in group.drafts:
                 group.drafts[Lane.RAW].raw_sequence = self._derived_mark
+        self._hold_back(groups)
         self._write(Lane.RAW, groups, sync=True)
         raw_sequence = self._writers[Lane.RAW].sequence_end - 1
         for lane in DERIVED:
@@ -277,6 +301,101 @@ class Store:
         """Samples of the lane that have been deleted already."""
         return self.catalog.samples_begin(lane)
 
+    def samples_ready(self, lane: Lane) -> int:
+        """How far a sink may read: up to where times are not known yet."""
+        return min(self.samples_end(lane), self._waiting_from.get(lane, SEQUENCE_MAX))
+
+    @property
+    def samples_waiting(self) -> int:
+        """Samples of all lanes that wait for the time."""
+        return sum(
+            max(0, self.samples_end(lane) - max(place, self.samples_begin(lane)))
+            for lane, place in list(self._waiting_from.items())
+        )
+
+    def newest_ns(self) -> int:
+        """The newest time of any turn on disk, as far as is known; 0 for none."""
+        newest = 0
+        for segments in self.catalog.segments.values():
+            for segment in segments[-1:]:
+                index = self.catalog.contents(segment).index
+                newest = max(newest, int(self.catalog.times(index, "now_ns_max").max(initial=0)))
+        return newest
+
+    def _hold_back(self, groups: Sequence[Group]) -> None:
+        """Before anybody can read it: what has no known time yet is not for sinks."""
+        with self._boots_lock:
+            for group in groups:
+                for lane, draft in (group.drafts or {}).items():
+                    if draft.boot and not self.boots[draft.boot].is_known:
+                        self._waiting_from.setdefault(lane, self._writers[lane].samples_end)
+
+    def begin_boot(self, boot_id: int, offset_ns: int) -> None:
+        """Have it on record from where this boot's provisional times start."""
+        self._save_boots(self.boots.all() | {boot_id: Boot(offset_ns)})
+
+    def settle_boots(self, boot_id: int, verdict: Boot, began_ns: int) -> None:
+        """Write down how wrong a boot's provisional times are, and those of boots before it.
+
+        `began_ns` is the right time of its beginning: the ones before were over by then. Raises
+        OSError; nothing is known then that was not known before.
+        """
+        with self._boots_lock:
+            self._settle_boots(boot_id, verdict, began_ns)
+
+    def _settle_boots(self, boot_id: int, verdict: Boot, began_ns: int) -> None:
+        boots = self.boots.all()
+        later_ns = began_ns
+        for earlier, span in reversed(self._waiting_spans().items()):
+            if earlier != boot_id:
+                missing_ns = min(later_ns - 1 - span.last_ns, span.missing_ns_max)
+                offset_ns = boots.get(earlier, Boot(0)).offset_ns
+                boots[earlier] = Boot(offset_ns, missing_ns, "estimated")
+                later_ns = span.first_ns + missing_ns
+        if boot_id:
+            boots[boot_id] = verdict
+        if boots == self.boots.all():
+            return
+        self._save_boots(boots)
+        self._find_waiting()
+
+    def _save_boots(self, boots: dict[int, Boot]) -> None:
+        self.boots.save(boots, in_memory=self.in_memory)
+        self.stats.fsyncs_total += 0 if self.in_memory else 2
+
+    def _find_waiting(self) -> None:
+        found = {lane: self.catalog.waiting_from(lane) for lane in Lane}
+        self._waiting_from = {lane: place for lane, place in found.items() if place is not None}
+
+    def _waiting_spans(self) -> dict[int, _Span]:
+        """Where the provisional times of each boot that waits lie, in the order they were."""
+        spans: dict[int, _Span] = {}
+        for lane in (Lane.RAW, *DERIVED):
+            segments = self.catalog.segments[lane]
+            wanted = [
+                self.catalog.contents(segment).index
+                for before, segment in zip((None, *segments), segments, strict=False)
+                if segment.summary.has_provisional
+                or (before is not None and before.summary.has_provisional)
+            ]
+            if not wanted:
+                continue
+            index = np.concatenate(wanted)
+            index = index[index["samples_end"] > index["samples_before"]]
+            boots, is_known = index["boot"], index["boot"] == 0
+            _, first = np.unique(boots, return_index=True)
+            for boot in boots[np.sort(first)].tolist():
+                if not boot or self.boots[boot].is_known:
+                    continue
+                times = index["now_ns_max"][boots == boot]
+                # Where a known time follows one of these, that is as late as it can have been.
+                last = np.flatnonzero((boots[:-1] == boot) & is_known[1:])
+                late_ns = index["now_ns_max"][last + 1] - 1 - index["now_ns_max"][last]
+                missing_ns_max = int(late_ns.min(initial=SEQUENCE_MAX))
+                span = _Span(int(times.min()), int(times.max()), missing_ns_max)
+                spans[boot] = span if boot not in spans else spans[boot].joined(span)
+        return spans
+
     def samples_from(self, lane: Lane, place: int) -> int:
         """Samples there are behind a place; what was given up between segments does not count."""
         waiting = 0
@@ -288,24 +407,30 @@ class Store:
         return waiting
 
     def rows_since(self, lane: Lane, since_ns: int, after: int = SEQUENCE_MAX) -> Iterator[Rows]:
-        """Records that hold a turn at or after `since_ns`, or come after the sequence `after`."""
+        """Records that hold a turn at or after `since_ns`, or come after the sequence `after`.
+
+        `since_ns` is what is known to be the time by now; what is given has the times it was
+        stamped with, as all was that was made of it.
+        """
+        greatest_ns = self.boots.extremes_ns()[1]
         for segment in self.catalog.segments[lane]:
             summary = segment.summary
-            if summary.now_ns_max >= since_ns or summary.sequence_end - 1 > after:
+            now_ns_max = summary.now_ns_max + greatest_ns * summary.has_provisional
+            if now_ns_max >= since_ns or summary.sequence_end - 1 > after:
                 contents = self.catalog.contents(segment)
                 index = contents.index
-                wanted = (index["now_ns_max"] >= since_ns) | (index["sequence"] > after)
-                for row in index[wanted]:
-                    rows = self.catalog.read(segment, row, contents)
+                is_recent = self.catalog.times(index, "now_ns_max") >= since_ns
+                for row in index[is_recent | (index["sequence"] > after)]:
+                    rows = self.catalog.read(segment, row, contents, as_stored=True)
                     if rows is not None:
                         yield rows
 
-    def rows_backwards(self, lane: Lane) -> Iterator[Rows]:
+    def rows_backwards(self, lane: Lane, *, as_stored: bool = False) -> Iterator[Rows]:
         """Records, newest first."""
         for segment in reversed(self.catalog.segments[lane]):
             contents = self.catalog.contents(segment)
             for row in contents.index[::-1]:
-                rows = self.catalog.read(segment, row, contents)
+                rows = self.catalog.read(segment, row, contents, as_stored=as_stored)
                 if rows is not None:
                     yield rows
 
@@ -327,6 +452,7 @@ class Store:
                 now_ns=np.array([now_ns for now_ns, _ in kept[lane]], np.int64),
                 row_ends=np.cumsum([len(frame) for _, frame in kept[lane]], dtype=np.int64),
                 frame=Frame.concatenate([frame for _, frame in kept[lane]]),
+                boot=turns[0].boot,
             )
             for lane in Lane
             if kept[lane]
@@ -409,9 +535,9 @@ class Store:
             )
         self._is_losing = True
 
-    def _find_last_turn_ns(self) -> int:
+    def _find_last_turn(self) -> tuple[int, int]:
         newest = next(self.rows_backwards(Lane.RAW), None)
-        return int(newest.columns.now_ns[-1]) if newest is not None else 0
+        return (int(newest.columns.now_ns[-1]), newest.boot) if newest is not None else (0, 0)
 
     def _find_derived_turn_ns(self) -> int:
         """Time of the last turn of which all that was derived is on disk; 0 if it is not known."""
@@ -422,7 +548,7 @@ class Store:
             if segment.first_sequence <= sequence < segment.summary.sequence_end:
                 index = self.catalog.contents(segment).index
                 rows = index[index["sequence"] <= sequence]
-                return int(rows["now_ns_max"][-1]) if len(rows) else 0
+                return int(self.catalog.times(rows[-1:], "now_ns_max")[0]) if len(rows) else 0
         return 0
 
     def _find_checkpoint(self) -> Checkpoint | None:
@@ -458,5 +584,5 @@ class Store:
                 oldest, newest = segments[0], segments[-1]
                 stats.sequence_first = oldest.first_sequence
                 stats.sequence_last = newest.summary.sequence_end - 1
-                stats.oldest_ns = time_or_zero(oldest.summary.t_ns_min)
-                stats.newest_ns = time_or_zero(max(s.summary.t_ns_max for s in segments))
+                stats.oldest_ns = time_or_zero(self.catalog.span_ns(oldest)[0])
+                stats.newest_ns = time_or_zero(max(self.catalog.span_ns(s)[1] for s in segments))

@@ -39,6 +39,10 @@ class Deadband:
             keep[now] = self._decide(frame, now)
         return frame.where(keep)
 
+    def forget(self) -> None:
+        """Let the next sample of every tag pass: times are not comparable with those of before."""
+        self._value.fill(np.nan)
+
     def seen(self, frame: Frame) -> None:
         """Take samples that passed before, as when the raw lane is replayed."""
         self._grow()
@@ -51,7 +55,8 @@ class Deadband:
         value, quality, t_ns = frame.values[rows], frame.quality[rows], frame.t_ns[rows]
         still = np.abs(value - self._value[ids]) <= self._table.deadband[ids]
         still &= quality == self._quality[ids]
-        still &= t_ns - self._t_ns[ids] < self._report_ns
+        # Also when the clock was set back: nobody is to wait until it is as late again.
+        still &= np.abs(t_ns - self._t_ns[ids]) < self._report_ns
         passed: BoolArray = ~still
         ids, value, quality, t_ns = ids[passed], value[passed], quality[passed], t_ns[passed]
         self._value[ids], self._quality[ids], self._t_ns[ids] = value, quality, t_ns

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gateway.frame import FloatArray, Frame, IdArray, Lane, TimeArray
+from gateway.frame import EMPTY_FRAME, FloatArray, Frame, IdArray, Lane, TimeArray
 from gateway.settings import matches_any
 from gateway.stages.config import AggregateSettings, Statistic
 from gateway.tag import DataType, Quality, Tag, TagTable
@@ -50,6 +50,7 @@ class Windows:
         self._outputs: list[list[int]] = []  # column -> ids of the derived tags
         self._state = _State(self._kept, 0)
         self._due_ns = _NEVER  # no window is due before
+        self._now_ns = _NO_WINDOW  # of the last turn
         self.samples_late_total = 0
         self._grow()
 
@@ -97,6 +98,14 @@ class Windows:
         self._floor = int(state[_FLOOR].max(initial=_NO_WINDOW))
         self._due_ns = _NO_WINDOW  # to be found out by the next turn
 
+    def give_all(self) -> Frame:
+        """Every aggregate that has not been given out, complete or not, and none after it."""
+        slots, columns = np.nonzero(self._state.unsaid)
+        order = np.lexsort((columns, self._state.window[slots, columns]))
+        given = self._give(slots[order], columns[order]) if len(slots) else EMPTY_FRAME
+        self.forget()
+        return given
+
     def forget(self) -> None:
         """Be without a sample again."""
         self._state = _State(self._kept, len(self._outputs))
@@ -106,6 +115,10 @@ class Windows:
         """Take the samples of one turn; the aggregates that are due."""
         self._grow()
         given: list[Frame] = []
+        if now_ns + self._kept * self._length_ns < self._now_ns:
+            # The clock was set back: everything would be late until it is as late again as it was.
+            given.append(self.give_all())
+        self._now_ns = now_ns
         if len(frame):
             self._take(frame, now_ns, given)
         if now_ns >= self._due_ns:

@@ -253,7 +253,7 @@ class SimulatedDisk(Disk):
         self.step("rename")
         inode = self._inode(old)
         if new in self._names:
-            assert new.name in ("spare.seg", "checkpoint"), "renamed over a segment"
+            assert new.name in ("spare.seg", "checkpoint", "boots"), "renamed over a segment"
             self._free(self._names[new])
 
         def operation(names: dict[Path, Inode]) -> None:

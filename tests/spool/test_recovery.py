@@ -61,8 +61,7 @@ async def live(disk: SimulatedDisk, first: int, rng: random.Random) -> int:
     table, turns = new_turns()
     acknowledged = first
     async with Spool.open(Path("/s"), SETTINGS, table, ManualClock(), disk) as spool:
-        missing = turns.recover(spool)
-        if missing is not None:
+        for missing in turns.recover(spool):
             spool.append(missing)
         for second in range(first, SECONDS):
             arrivals = arrivals_of(second, redelivered=True)
@@ -106,8 +105,7 @@ async def test_after_any_failure_the_aggregates_are_those_of_a_life_without_one(
             lives += 1
         table, turns = new_turns()
         async with Spool.open(Path("/s"), SETTINGS, table, ManualClock(), disk) as spool:
-            missing = turns.recover(spool)
-            if missing is not None:
+            for missing in turns.recover(spool):
                 await spool.append(missing)
             assert told(table, [spool.tail(Lane.AGGREGATE, 10**6)]) == truth, seed
             assert spool.stats.records_damaged_total == 0

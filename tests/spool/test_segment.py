@@ -210,7 +210,7 @@ def test_a_record_of_another_file_or_of_a_former_life_is_never_believed() -> Non
                 assert sequences(former) == [9]
                 assert (
                     decode_summary(
-                        encode_summary(Summary(*[0] * 9), seed_of(lane, number)).rjust(700), SEED
+                        encode_summary(Summary(*[0] * 10), seed_of(lane, number)).rjust(700), SEED
                     )
                     is None
                 )

@@ -106,7 +106,7 @@ class Device:
 class _Scan:
     """A scan under way."""
 
-    frames: list[Frame] = field(default_factory=list)
+    frames: list[Frame] = field(default_factory=list)  # stamped with monotonic time
     failed: int = 0  # blocks
     working: set[int] = field(default_factory=set)  # unit ids that have answered
     breaks: Counter[int] = field(default_factory=Counter)  # by unit id
@@ -161,7 +161,8 @@ class Scanner:
         self._say_who_is_silent()
         self.has_answer = self.has_answer or bool(scan.working)
         self._stats.scans_failed_total += scan.failed > 0
-        return Frame.concatenate(scan.frames)
+        # Only now: a clock that is set while a scan lasts must not tear it apart.
+        return Frame.concatenate(scan.frames).shifted(self._clock.offset_ns)
 
     async def _read(self, reader: BlockReader, scan: _Scan) -> bool:
         """Add the block's tags to the scan, good or bad; whether they are there."""
@@ -172,7 +173,7 @@ class Scanner:
         if waiting is not None:
             # A parked tag is known to be wrong; what it costs is in the log, not in each scan.
             scan.failed += waiting is not Quality.BAD_CONFIGURATION
-            scan.add_bad(reader, waiting, self._clock.utc_ns())
+            scan.add_bad(reader, waiting, self._clock.monotonic_ns())
             return False
         try:
             block, t_ns = await self._request(request, scan)
@@ -193,11 +194,11 @@ class Scanner:
         return True
 
     async def _request(self, request: Request, scan: _Scan) -> tuple[bytes, int]:
-        """The block's bytes, and the middle of its request and answer in UTC."""
+        """The block's bytes, and the middle of its request and answer, in monotonic time."""
         timeout_s = self._device.settings.response_timeout
         while True:
             connection = await self._connected()
-            began_ns = self._clock.utc_ns()
+            began_ns = self._clock.monotonic_ns()
             try:
                 block = await connection.read(request, timeout_s)
             except (ResponseTimeout, ConnectionClosed, WireError) as error:
@@ -208,7 +209,7 @@ class Scanner:
                 if is_last or not isinstance(error, ConnectionClosed):
                     raise
             else:
-                return block, (began_ns + self._clock.utc_ns()) // 2
+                return block, (began_ns + self._clock.monotonic_ns()) // 2
 
     async def _connected(self) -> Connection:
         """A connection that is open, the one there was or a new one."""
@@ -230,7 +231,7 @@ class Scanner:
         self._error = error
         self._stats.error_last = str(error)
         scan.failed += 1
-        scan.add_bad(reader, quality, self._clock.utc_ns())
+        scan.add_bad(reader, quality, self._clock.monotonic_ns())
         self._device.patience.failed(
             reader.request,
             quality,
@@ -258,7 +259,7 @@ class Scanner:
             patience.answered(request)
         self._stats.error_last = str(refused)
         scan.failed += 1
-        scan.add_bad(reader, quality, self._clock.utc_ns())
+        scan.add_bad(reader, quality, self._clock.monotonic_ns())
 
     async def _halve(self, reader: BlockReader, refused: DeviceRefused, scan: _Scan) -> None:
         """Find what it is in a block that the device refuses, and read the rest of it."""
@@ -272,12 +273,12 @@ class Scanner:
                 scan.refused.append((row, refused))
                 scan.has_learned = True
             self._device.patience.parked(request, self._clock.monotonic_s())
-            scan.add_bad(reader, Quality.BAD_CONFIGURATION, self._clock.utc_ns())
+            scan.add_bad(reader, Quality.BAD_CONFIGURATION, self._clock.monotonic_ns())
         elif scan.refusals >= REFUSALS_MAX:
             cuts |= {request.address, request.address + request.quantity}
             scan.has_learned = True
             scan.failed += 1
-            scan.add_bad(reader, Quality.BAD_CONFIGURATION, self._clock.utc_ns())
+            scan.add_bad(reader, Quality.BAD_CONFIGURATION, self._clock.monotonic_ns())
         else:
             self._device.patience.answered(request)
             first, second = (

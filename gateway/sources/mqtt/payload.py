@@ -82,13 +82,16 @@ class PayloadReader:
         else:
             self._fields = [self._declare(n, given) for n, given in settings.fields.items()]
 
-    def take(self, payload: bytes, arrival_ns: int, rows: Rows) -> None:
-        """Append the payload's samples; raises WireError when there is nothing to be had of it."""
+    def take(self, payload: bytes, arrival_ns: int, rows: Rows, *, knows_time: bool = True) -> None:
+        """Append the payload's samples; raises WireError when there is nothing to be had of it.
+
+        While we do not know the time ourselves, that of arrival counts: it alone can be corrected.
+        """
         if self._settings.payload == "value":
             self._put_discovered(self._single, _scalar(payload), arrival_ns, 0, rows)
             return
         data = _object(payload)
-        t_ns, quality = self._time_of(data, arrival_ns)
+        t_ns, quality = self._time_of(data, arrival_ns) if knows_time else (arrival_ns, 0)
         if self._fields:
             for field in self._fields:
                 path = field.path

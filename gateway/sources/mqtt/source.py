@@ -135,7 +135,8 @@ class MqttSource:
             if isinstance(reader, _Refusal):
                 raise WireError(reader.text, kind=reader.kind)
             conflicts, times = reader.conflicts_total, reader.times_refused_total
-            reader.take(message.payload, arrival_ns, rows)
+            knows_time = not self.context.clock.boot
+            reader.take(message.payload, arrival_ns, rows, knows_time=knows_time)
             if reader.conflicts_total > conflicts:
                 self.stats.errors_total["value_type"] += reader.conflicts_total - conflicts
             if reader.times_refused_total > times:
@@ -300,7 +301,8 @@ class _Session:
             rows = Rows()
             arrival_ns = source.context.clock.utc_ns()
             taken: list[tuple[int, _Taken]] = []
-            for message in messages:
+            # A nanosecond apart: two messages of a topic are two samples, not one overwritten.
+            for at_ns, message in enumerate(messages, start=arrival_ns):
                 if message.qos == 0:
                     if not source.context.has_room():
                         source.stats.samples_dropped_total += 1
@@ -311,7 +313,7 @@ class _Session:
                     entry = _Taken(hash((message.topic, message.payload)), link)
                     source.taken[message.packet_id] = entry
                     taken.append((message.packet_id, entry))
-                source.take(message, arrival_ns, rows)
+                source.take(message, at_ns, rows)
             source.stats.scans_total += 1
             source.stats.messages_total += len(messages)
             source.stats.samples_total += len(rows.ids)

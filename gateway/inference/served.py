@@ -132,7 +132,7 @@ class Served:
         return made
 
     def settle(self) -> list[AnomalyEvent | SensorEvent]:
-        """Close what is open, and begin anew: times to come are not comparable with those so far."""
+        """Close what is open, and begin anew: times to come do not compare with those so far."""
         events = [replace(event, is_open=False) for event in self.active.open_events()]
         self.active = self.active.renewed()
         self.beside = self.beside.renewed() if self.beside else None

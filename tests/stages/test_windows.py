@@ -180,3 +180,14 @@ def test_whatever_the_order_and_the_turns_each_sample_is_in_its_window(
         assert said[f"{name}.mean", start] == pytest.approx(
             statistics.fmean(values), abs=1e-6 * max(map(abs, values), default=0) + 1e-12
         )
+
+
+def test_a_clock_that_is_set_back_an_hour_does_not_make_everything_late(table: TagTable) -> None:
+    tag = table.add(make_tag("pump.flow"))
+    stage = windows(table, statistics=["count"])
+    stage.apply(make_frame([(7200.0, tag, 1.0), (7201.0, tag, 2.0)]), 7202 * S)
+    said = read(table, stage.apply(make_frame([(3603.0, tag, 3.0)]), 3603 * S))
+    assert said == {("pump.flow@10s.count", 7200): 2.0}  # what was open is given out
+    said = read(table, stage.apply(EMPTY_FRAME, 3615 * S))
+    assert said == {("pump.flow@10s.count", 3600): 1.0}
+    assert stage.samples_late_total == 0

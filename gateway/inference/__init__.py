@@ -25,6 +25,8 @@ class ModelStats:
     runs_total: int = 0
     runs_failed_total: int = 0
     run_ms_last: float = 0.0
+    drifting: int = 0  # assets whose healthy input does not look like the fitting's
+    refits_due: int = 0  # of these, where several inputs have shifted: the process has changed
     shadow_version: str = ""  # of the bundle that is tried beside it
     standby_version: str = ""  # of the bundle before, while it can be gone back to at once
     shadow_windows_total: int = 0  # scored by both

@@ -8,14 +8,14 @@ A calm asset with good sensors costs nothing: only slots that are of concern are
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import orjson
 
-from gateway.frame import FloatArray
+from gateway.frame import BoolArray, FloatArray
 from gateway.inference import ModelStats
 from gateway.inference.events import AnomalyEvent, EventRule, SensorEvent, SensorLog, Watch
 from gateway.inference.manifest import Manifest
@@ -112,6 +112,14 @@ class Alarms:
         """The fields that made the peak of the open event, most first."""
         return self._watches[slot].top if self._watches[slot].is_open else ""
 
+    def calm(self, is_below: BoolArray) -> BoolArray:
+        """Of the slots whose score is below 1 those where no event is open or coming."""
+        if not self._busy:
+            return is_below
+        calm = is_below.copy()
+        calm[list(self._busy)] = False
+        return calm
+
     def start(self, settled_ns: int) -> None:
         """The first tick: when the past of all assets so far will be known."""
         for sensors in self._sensors:
@@ -129,9 +137,12 @@ class Alarms:
         tick_ns: int,
         scores: FloatArray,
         contributions: Float32Array | None,
-        sensors: SensorWatch,
+        doubts: Callable[[int], str],
     ) -> Iterator[AnomalyEvent]:
-        """Show the watches their scores; a calm asset below 1 costs nothing."""
+        """Show the watches their scores; a calm asset below 1 costs nothing.
+
+        `doubts` says of a slot what is wrong with its sensors.
+        """
         concerned = self._busy.union(np.flatnonzero(scores >= 1).tolist())
         for slot in sorted(concerned):
             watch = self._watches[slot]
@@ -151,7 +162,7 @@ class Alarms:
                 yield replace(
                     event,
                     deviation=deviation,
-                    sensor=sensors.describe(slot, self._manifest.fields),
+                    sensor=doubts(slot),
                     window=self._snapshot(slot) if opened else "",
                 )
 

@@ -33,6 +33,16 @@ class ModelSettings(Settings):
         default=None,
         description="folder of a second bundle that is run beside it and only compared",
     )
+    drift_memory: Seconds = Field(
+        default=43_200.0,
+        ge=3600,
+        description="how fast it forgets when it watches for drift: half of it in this time",
+    )
+    drift_limit: float = Field(
+        default=0.5,
+        gt=0,
+        description="population stability index above which an input has drifted",
+    )
     promote: Literal["manual", "auto"] = Field(
         default="manual", description="whether a shadow takes over by the rule, or by command only"
     )

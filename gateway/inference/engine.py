@@ -22,7 +22,7 @@ from gateway.inference import ModelStats
 from gateway.inference.bundle import load_bundle
 from gateway.inference.config import ModelSettings
 from gateway.inference.events import AnomalyEvent
-from gateway.inference.records import Records
+from gateway.inference.records import Event, Records
 from gateway.inference.served import Served, ServedState
 from gateway.inference.trial import Trial
 from gateway.inference.watcher import AssetStatus, Scores, Watcher
@@ -116,6 +116,7 @@ class Engine:
             self._table,
             self._records,
             deadband_report_s=self._deadband_report_s,
+            directory=self._directory,
         )
 
     @property
@@ -201,7 +202,11 @@ class Engine:
             if event.model in self._served:
                 self._served[event.model].active.restore(event)
                 self._remember(event)
-        for told in self._records.sensor_events(frame):
+        others: list[Event] = [
+            *self._records.sensor_events(frame),
+            *self._records.drift_events(frame),
+        ]
+        for told in others:
             if told.model in self._served:
                 self._served[told.model].active.restore(told)
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import isnan, nan
 
-__all__ = ["AnomalyEvent", "EventRule", "SensorEvent", "SensorLog", "Watch"]
+__all__ = ["AnomalyEvent", "DriftEvent", "EventRule", "SensorEvent", "SensorLog", "Watch"]
 
 # An open event whose peak rises is reported again, but not more often than this.
 UPDATE_PERIOD_NS = 60 * 10**9
@@ -237,3 +237,21 @@ class SensorLog:
             is_open=self.is_open,
             faults=self.faults,
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DriftEvent:
+    """Healthy inputs of one asset that do not look like the fitting's any more."""
+
+    model: str
+    asset: str
+    start_ns: int
+    end_ns: int
+    is_open: bool
+    kind: str  # "sensor": one input alone; "process": several
+    fields: str  # "flow,pressure"
+    index: float  # of the furthest: the population stability index
+
+    @property
+    def duration_s(self) -> float:
+        return max(0, self.end_ns - self.start_ns) / 1e9

@@ -3,28 +3,31 @@
 A score is one sample of `<asset>.<model>.score`. An event is one sample of each of
 `<asset>.<model>.event.<field>`, all stamped with the event's start: what a later record says of
 the same event overwrites the earlier one in a database, and nothing there stays open for ever.
-What is wrong with sensors is told the same way, as `<asset>.<model>.sensor.<field>`.
+What is wrong with sensors is told the same way, as `<asset>.<model>.sensor.<field>`, and what
+drifts as `<asset>.<model>.drift.<field>`.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
+from typing import TypeAlias
 
 import numpy as np
 
 from gateway.errors import SluicegateError
 from gateway.frame import EMPTY_FRAME, Frame, Lane
-from gateway.inference.events import AnomalyEvent, SensorEvent
+from gateway.inference.events import AnomalyEvent, DriftEvent, SensorEvent
 from gateway.tag import DataType, Tag, TagTable
 
-__all__ = ["EVENT_FIELDS", "SENSOR_FIELDS", "Records"]
+__all__ = ["EVENT_FIELDS", "SENSOR_FIELDS", "Event", "Records"]
 
 log = logging.getLogger(__name__)
 
 SCORE_MEASUREMENT = "anomaly_score"
 EVENT_MEASUREMENT = "anomaly_event"
 SENSOR_MEASUREMENT = "sensor_event"
+DRIFT_MEASUREMENT = "drift_event"
 
 EVENT_FIELDS = {
     "state": DataType.STRING,  # "open" or "closed"
@@ -45,10 +48,19 @@ SENSOR_FIELDS = {
     "end": DataType.INT64,
     "duration_s": DataType.FLOAT64,
 }
+DRIFT_FIELDS = {
+    "state": DataType.STRING,
+    "kind": DataType.STRING,  # "sensor" or "process"
+    "fields": DataType.STRING,
+    "index": DataType.FLOAT64,
+    "end": DataType.INT64,
+    "duration_s": DataType.FLOAT64,
+}
 # What makes a record whole; the rest came later, and a spool may hold records from before it.
 _NEEDED = {"state", "peak", "score_last", "end", "top"}
 _SENSOR_NEEDED = {"state", "faults", "end"}
 
+Event: TypeAlias = AnomalyEvent | SensorEvent | DriftEvent
 _Said = dict[str, int | float | str]
 
 
@@ -73,7 +85,7 @@ class Records:
             self._derived(model, tag, "score", SCORE_MEASUREMENT, "score", DataType.FLOAT64)
         )
 
-    def frame(self, events: Iterable[AnomalyEvent | SensorEvent]) -> Frame:
+    def frame(self, events: Iterable[Event]) -> Frame:
         """The samples of some events, in order."""
         t_ns: list[int] = []
         ids: list[int] = []
@@ -131,6 +143,23 @@ class Records:
             if said.keys() >= _SENSOR_NEEDED
         ]
 
+    def drift_events(self, frame: Frame) -> list[DriftEvent]:
+        """The same for what drifts."""
+        return [
+            DriftEvent(
+                model=model,
+                asset=asset,
+                start_ns=start_ns,
+                end_ns=int(said["end"]),
+                is_open=said["state"] == "open",
+                kind=str(said["kind"]),
+                fields=str(said["fields"]),
+                index=float(said["index"]),
+            )
+            for (model, asset), (start_ns, said) in self._newest(frame, DRIFT_MEASUREMENT)
+            if said.keys() >= DRIFT_FIELDS.keys()
+        ]
+
     def _newest(
         self, frame: Frame, measurement: str
     ) -> Iterable[tuple[tuple[str, str], tuple[int, _Said]]]:
@@ -147,19 +176,20 @@ class Records:
             known[1][tag.field] = frame.value(row)
         return newest.items()
 
-    def _ids_of(self, event: AnomalyEvent | SensorEvent) -> dict[str, int]:
+    def _ids_of(self, event: Event) -> dict[str, int]:
         """The tags of an event's record, by field; empty when the table has no room for them."""
         if isinstance(event, AnomalyEvent):
             return self._ids[event.model, event.asset, EVENT_MEASUREMENT]
-        known = self._ids.get((event.model, event.asset, SENSOR_MEASUREMENT))
+        is_sensor = isinstance(event, SensorEvent)
+        measurement = SENSOR_MEASUREMENT if is_sensor else DRIFT_MEASUREMENT
+        known = self._ids.get((event.model, event.asset, measurement))
         if known is None:
+            word, wanted = ("sensor", SENSOR_FIELDS) if is_sensor else ("drift", DRIFT_FIELDS)
             try:
-                return self._add(
-                    event.model, event.asset, SENSOR_MEASUREMENT, "sensor", SENSOR_FIELDS
-                )
+                return self._add(event.model, event.asset, measurement, word, wanted)
             except SluicegateError as error:
                 log.error("model.event_not_recorded asset=%s error=%s", event.asset, error)  # noqa: TRY400 - the message has its place
-                known = self._ids[event.model, event.asset, SENSOR_MEASUREMENT] = {}
+                known = self._ids[event.model, event.asset, measurement] = {}
         return known
 
     def _add(
@@ -195,7 +225,7 @@ class Records:
         )
 
 
-def _values(event: AnomalyEvent | SensorEvent) -> _Said:
+def _values(event: Event) -> _Said:
     """What a record of an event says, by field."""
     said: _Said = {
         "state": "open" if event.is_open else "closed",
@@ -204,6 +234,8 @@ def _values(event: AnomalyEvent | SensorEvent) -> _Said:
     }
     if isinstance(event, SensorEvent):
         return {**said, "faults": event.faults}
+    if isinstance(event, DriftEvent):
+        return {**said, "kind": event.kind, "fields": event.fields, "index": event.index}
     said |= {
         "peak": event.peak,
         "score_last": event.score_last,

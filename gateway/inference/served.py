@@ -26,7 +26,8 @@ from gateway.errors import SluicegateError
 from gateway.frame import Frame
 from gateway.inference import ModelStats
 from gateway.inference.config import ModelSettings
-from gateway.inference.events import AnomalyEvent, SensorEvent
+from gateway.inference.events import AnomalyEvent, DriftEvent
+from gateway.inference.records import Event
 from gateway.inference.watcher import Scores, Watcher
 from gateway.jobs import Work
 
@@ -102,7 +103,7 @@ class Served:
         self._standby_until_ns = 0
         self._saved_ns = 0
         self._wanted: Watcher | str = ""  # what is asked for, until the next turn
-        self._carried: list[AnomalyEvent] = []  # events the shadow had open when it was promoted
+        self._carried: list[Event] = []  # to be told: what the shadow had open when it was promoted
         self._pairs = (np.zeros(0, np.intp), np.zeros(0, np.intp))
         self._paired = (0, 0)
 
@@ -131,9 +132,9 @@ class Served:
             self._carried = []
         return made
 
-    def settle(self) -> list[AnomalyEvent | SensorEvent]:
+    def settle(self) -> list[Event]:
         """Close what is open, and begin anew: times to come do not compare with those so far."""
-        events = [replace(event, is_open=False) for event in self.active.open_events()]
+        events: list[Event] = [replace(event, is_open=False) for event in self.active.open_events()]
         self.active = self.active.renewed()
         self.beside = self.beside.renewed() if self.beside else None
         self._pairs = (np.zeros(0, np.intp), np.zeros(0, np.intp))
@@ -212,12 +213,16 @@ class Served:
         for event in new.open_events():
             if isinstance(event, AnomalyEvent) and event.asset not in was_open:
                 self._carried.append(event)  # nobody has been told of it yet
+        opened = len(self._carried)
         for event in old.open_events():
-            new.adopt(event)
+            if isinstance(event, DriftEvent):  # from a fitting that is no longer the one in use
+                self._carried.append(replace(event, is_open=False))
+            else:
+                new.adopt(event)
         for declared in fields(ModelStats):
             if declared.name.endswith("_total"):  # counters of a [[model]] only rise
                 setattr(new.stats, declared.name, getattr(old.stats, declared.name))
-        new.stats.events_total += len(self._carried)
+        new.stats.events_total += opened
         self.active, self.beside = new, None if is_back else old
         self._is_standby = not is_back
         self._standby_until_ns = now_ns + STANDBY_NS

@@ -16,6 +16,7 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -25,9 +26,16 @@ from gateway.inference import ModelStats
 from gateway.inference.alarms import Alarms
 from gateway.inference.bundle import Bundle
 from gateway.inference.config import ModelSettings
-from gateway.inference.events import UPDATE_PERIOD_NS, AnomalyEvent, EventRule, SensorEvent
+from gateway.inference.drift import BLOCK_NS, Drift, DriftRule
+from gateway.inference.events import (
+    UPDATE_PERIOD_NS,
+    AnomalyEvent,
+    DriftEvent,
+    EventRule,
+    SensorEvent,
+)
 from gateway.inference.manifest import unit_differs
-from gateway.inference.records import Records
+from gateway.inference.records import Event, Records
 from gateway.inference.rings import AGE_MAX_PERIODS, NOWHERE, CellArray, Rings, age_max_ns
 from gateway.inference.runtime import Float32Array
 from gateway.inference.sensors import SensorWatch
@@ -63,6 +71,7 @@ class AssetStatus:
     state: str  # "ok", "anomaly" (an event is open), "sensor" (one is not believed) or "unknown"
     top: str  # fields that made the open event's peak
     sensor: str = ""  # what is wrong with its sensors: "flow frozen,speed missing"
+    drift: str = ""  # what does not look like the fitting: "sensor flow", "process flow,speed"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,7 +79,7 @@ class Scores:
     """One tick's scores of all assets, and the events they made."""
 
     frame: Frame
-    events: list[AnomalyEvent | SensorEvent]
+    events: list[Event]
 
 
 class Run:
@@ -104,6 +113,18 @@ class Run:
             self.error = f"it took {self.ms:.0f} ms; {self._ms_max:.0f} are allowed"
 
 
+class Save:
+    """Have what is known of drift written down: a job that waits for the disk."""
+
+    is_slow = True
+
+    def __init__(self, drift: Drift) -> None:
+        self._drift = drift
+
+    def do(self) -> None:
+        self._drift.save()
+
+
 class Watcher:
     """Scores the assets that its settings name; assets may appear while it runs."""
 
@@ -116,7 +137,9 @@ class Watcher:
         *,
         deadband_report_s: float,
         stats: ModelStats | None = None,
+        directory: Path | None = None,
     ) -> None:
+        """With a `directory` what it knows of drift is kept there."""
         manifest = bundle.manifest
         self.name = settings.name
         self.bundle = bundle
@@ -128,6 +151,7 @@ class Watcher:
             is_aside=bundle.runner.is_aside,
         )
         self._settings = settings
+        self._directory = directory
         self._manifest = manifest
         self._run = Run(bundle, settings.run_max * 1000)
         self._failures = 0  # in a row
@@ -137,6 +161,7 @@ class Watcher:
         said |= settings.model_dump(include=set(said), exclude_none=True)
         self._rule = EventRule(**said)
         self._period_ns = manifest.period_ns
+        self._hop_ns = manifest.hop * manifest.period_ns
         self._valid_min = int(np.ceil(manifest.min_valid_fraction * manifest.window))
         self._deadband_report_s = deadband_report_s
         # The longest that any value counts: a tag with a deadband's.
@@ -150,6 +175,15 @@ class Watcher:
             invalid_max=manifest.window - self._valid_min,
         )
         self._alarms = Alarms(self.name, manifest, self._rule, self._rings, self.stats)
+        self._drift = Drift(
+            self.name,
+            [feature.healthy for feature in manifest.features],
+            manifest.fields,
+            DriftRule(memory_s=settings.drift_memory, limit=settings.drift_limit),
+            directory and directory / f"{self.name}.{manifest.sha256[:12]}.drift.npz",
+        )
+        self._watches_drift = any(feature.healthy for feature in manifest.features)
+        self._restored_drift: dict[str, DriftEvent] = {}  # by asset, until its slot is there
         self._tags_seen = 0
         self._cells: CellArray = np.zeros(0, np.intp)  # by tag id
         self._slots: dict[str, int | None] = {}  # None: refused, and said so
@@ -161,6 +195,8 @@ class Watcher:
         """How far back a replay must begin to arrive at the same state."""
         rows = max(self._rule.open_after, self._rule.close_after) * self._manifest.hop
         ticks = self._sensors.memory + rows + self._manifest.hop + 1
+        if self._watches_drift:
+            ticks = max(ticks, 2 * BLOCK_NS // self._period_ns + self._manifest.hop)
         return ticks * self._period_ns + self._age_max_ns + UPDATE_PERIOD_NS
 
     def work(self, frame: Frame, now_ns: int) -> Work[list[Scores]]:
@@ -219,9 +255,9 @@ class Watcher:
         slot = self._slots.get(asset)
         return slot is not None and self._alarms.is_open(slot)
 
-    def open_events(self) -> list[AnomalyEvent | SensorEvent]:
+    def open_events(self) -> list[Event]:
         """What is open, as it was last reported."""
-        return list(self._alarms.open_events())
+        return [*self._alarms.open_events(), *self._drift.open_events()]
 
     def adopt(self, event: AnomalyEvent | SensorEvent) -> None:
         """Go on with what another watcher of the same [[model]] had open."""
@@ -244,11 +280,15 @@ class Watcher:
             self._records,
             deadband_report_s=self._deadband_report_s,
             stats=self.stats,
+            directory=self._directory,
         )
 
-    def restore(self, event: AnomalyEvent | SensorEvent) -> None:
+    def restore(self, event: Event) -> None:
         """Take over the newest event record of an asset, before anything is replayed."""
-        self._alarms.restore(event)
+        if isinstance(event, DriftEvent):
+            self._restored_drift[event.asset] = event
+        else:
+            self._alarms.restore(event)
 
     def status(self) -> list[AssetStatus]:
         """The newest word on each asset, in the order they appeared."""
@@ -261,7 +301,12 @@ class Watcher:
             state = "unknown" if np.isnan(score) else "ok"
             state = "anomaly" if is_open else "sensor" if sensor else state
             top = self._alarms.top(slot)
-            found.append(AssetStatus(asset=asset, score=score, state=state, top=top, sensor=sensor))
+            drift = self._drift.describe(slot)
+            found.append(
+                AssetStatus(
+                    asset=asset, score=score, state=state, top=top, sensor=sensor, drift=drift
+                )
+            )
         return found
 
     def _connect_new_tags(self) -> None:
@@ -310,6 +355,10 @@ class Watcher:
         tick = 0 if self._tick_ns is None else self._tick_ns // self._period_ns
         self._sensors.grow(slot + 1, tick)
         self._alarms.add(tag.asset, self._settled_ns())
+        self._drift.add(tag.asset)
+        drifts = self._restored_drift.pop(tag.asset, None)
+        if drifts is not None:
+            self._drift.restore(slot, drifts)
         self.stats.assets += 1
         return slot
 
@@ -325,6 +374,7 @@ class Watcher:
         self._rings.clock_stepped_back(now_ns)
         self._sensors.clock_stepped_back(self._tick_ns // self._period_ns)
         self._alarms.clock_stepped_back(self._tick_ns, self._settled_ns())
+        self._drift.clock_stepped_back(self._tick_ns)
 
     def _work_ticks(self, now_ns: int) -> Work[list[Scores]]:
         newest = now_ns - now_ns % self._period_ns
@@ -372,10 +422,28 @@ class Watcher:
         self.stats.windows_total += n
         self.stats.windows_unknown_total += n - int(np.count_nonzero(known))
         frame = Frame.of(tick_ns, self._score_ids, self._scores.copy(), quality)
-        events: list[AnomalyEvent | SensorEvent] = []
-        events += self._alarms.step(tick_ns, self._scores, contributions, self._sensors)
+        events: list[Event] = []
+        events += self._alarms.step(tick_ns, self._scores, contributions, self._doubts)
         events += self._alarms.step_sensors(tick_ns, self._sensors)
+        if self._watches_drift and self._drift.is_due(tick_ns, self._hop_ns):
+            events += yield from self._count_drift(tick_ns)
         return Scores(frame, events)
+
+    def _doubts(self, slot: int) -> str:
+        """What is wrong with an asset's sensors; a drift is a doubt, but gates nothing."""
+        faults, drift = self._sensors.describe(slot, self._manifest.fields), self._drift.lone(slot)
+        return ",".join(filter(None, (faults, drift and f"{drift} drifting")))
+
+    def _count_drift(self, tick_ns: int) -> Work[list[DriftEvent]]:
+        """Count the inputs of the assets that are well; at the end of a block, what drifts."""
+        is_well = self._alarms.calm(self._scores < 1)
+        told = self._drift.take(tick_ns, self._rings.values, is_well)
+        if told is None:
+            return []
+        self.stats.drifting = self._drift.drifting
+        self.stats.refits_due = self._drift.refits_due
+        yield Save(self._drift)
+        return told
 
     def _gather(self, n: int) -> None:
         """Have the windows of all slots, the unknown ones too: a row's place is its slot's."""

@@ -80,3 +80,5 @@ def _of_model(name: str, model: ModelStats) -> Iterator[str]:
         yield text_of(f"model {name}: not running: {model.error_last}")
     if model.sensor_faults:
         yield f"model {name}: sensors of {model.sensor_faults} assets are not believed"
+    if model.refits_due:
+        yield f"model {name}: a refit is due, the process of {model.refits_due} assets has changed"

@@ -127,6 +127,7 @@ class Snapshots:
                     "score": score.score,
                     "state": score.state,
                     "sensor": text_of(score.sensor),
+                    "drift": text_of(score.drift),
                 }
                 for score in view.scores()[:SCORES_MAX]
             ],

@@ -90,6 +90,7 @@ class Status:
                 score=known.score,
                 is_open=known.state == "anomaly",
                 sensor=known.sensor,
+                drift=known.drift,
             )
             for model, assets in engine.status().items()
             for known in assets

@@ -107,6 +107,7 @@ class ScoreView:
     score: float  # >= 1 alarms; NaN: not known
     is_open: bool  # an event is open
     sensor: str = ""  # which inputs are not believed, and why: "flow frozen,speed missing"
+    drift: str = ""  # what does not look like the fitting: "sensor flow", "process flow,speed"
 
     @property
     def state(self) -> str:

@@ -247,11 +247,13 @@ class Gateway:
         for key, event in recent.items():
             if key in self._events_told:
                 continue
-            level, what = (logging.WARNING, "opened") if event.is_open else (logging.INFO, "closed")
+            attended = self.engine.attended(event, self.clock.utc_ns())
+            level = logging.WARNING if event.is_open and not attended else logging.INFO
             log.log(
                 level,
                 "anomaly.%s asset=%s model=%s peak=%.2f because_of=%s",
-                *(what, event.asset, event.model, event.peak, event.top),
+                "opened" if event.is_open else "closed",
+                *(event.asset, event.model, event.peak, event.deviation or event.top),
             )
         self._events_told = set(recent)
 
@@ -306,6 +308,8 @@ class Gateway:
         stats.trusted = not clock.boot
         stats.samples_waiting = self.spool.samples_waiting
         stats.wall_ahead_s = clock.wall_ahead_ns() / 1e9
+        if self.engine is not None:
+            self.engine.attend(clock.utc_ns())
 
 
 @asynccontextmanager

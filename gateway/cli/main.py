@@ -21,7 +21,7 @@ EX_CONFIG = 78
 EX_UNAVAILABLE = 69
 
 # Each has add_parser(subparsers), which sets `run`; what is heavy is imported inside `run`.
-_COMMANDS = ("run", "check", "query", "spool", "models", "backtest", "simulate")
+_COMMANDS = ("run", "check", "query", "spool", "models", "events", "backtest", "simulate")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

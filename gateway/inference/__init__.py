@@ -36,4 +36,5 @@ class ModelStats:
     is_aside: bool = False  # it runs in a process of its own
     events_open: int = 0
     events_total: int = 0
+    events_waiting: int = 0  # open, and no operator has said anything of them
     error_last: str = ""

@@ -22,6 +22,7 @@ from gateway.inference import ModelStats
 from gateway.inference.bundle import load_bundle
 from gateway.inference.config import ModelSettings
 from gateway.inference.events import AnomalyEvent
+from gateway.inference.notes import NOTES_FILE, Notes
 from gateway.inference.records import Event, Records
 from gateway.inference.served import Served, ServedState
 from gateway.inference.trial import Trial
@@ -65,6 +66,7 @@ class Engine:
         self._trials: dict[str, Trial] = {}
         self._served: dict[str, Served] = {}
         self._invalid: dict[str, ModelStats] = {}  # models without a bundle at work
+        self.notes = Notes(directory / NOTES_FILE if directory else None)
         self.recent_events: deque[AnomalyEvent] = deque(maxlen=RECENT_EVENTS_MAX)
         for settings in models:
             if directory is not None:
@@ -209,6 +211,23 @@ class Engine:
         for told in others:
             if told.model in self._served:
                 self._served[told.model].active.restore(told)
+
+    def attend(self, now_ns: int) -> None:
+        """Now and then: see what operators have said, and how many events wait for one."""
+        self.notes.refresh()
+        waiting = dict.fromkeys(self._served, 0)
+        for event in self.recent_events:
+            if event.is_open and event.model in waiting and not self.attended(event, now_ns):
+                waiting[event.model] += 1
+        for name, served in self._served.items():
+            served.active.stats.events_waiting = waiting[name]
+
+    def attended(self, event: AnomalyEvent, now_ns: int) -> str:
+        """What an operator says of an event or its asset: then it need not disturb anybody."""
+        note = self.notes.of_event(event.model, event.asset, event.start_ns)
+        if note is not None:
+            return note.verdict or "acknowledged"
+        return self.notes.state_of(event.model, event.asset, now_ns)
 
     def status(self) -> dict[str, list[AssetStatus]]:
         """By model, the newest word on each asset."""

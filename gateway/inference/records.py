@@ -62,6 +62,7 @@ _SENSOR_NEEDED = {"state", "faults", "end"}
 
 Event: TypeAlias = AnomalyEvent | SensorEvent | DriftEvent
 _Said = dict[str, int | float | str]
+_Key = tuple[str, str, int]  # model, asset, start
 
 
 class Records:
@@ -110,23 +111,13 @@ class Records:
 
         The frame may begin in the middle of a record; what is not whole is left out.
         """
-        return [
-            AnomalyEvent(
-                model=model,
-                asset=asset,
-                start_ns=start_ns,
-                end_ns=int(said["end"]),
-                is_open=said["state"] == "open",
-                peak=float(said["peak"]),
-                score_last=float(said["score_last"]),
-                top=str(said["top"]),
-                deviation=str(said.get("deviation", "")),
-                sensor=str(said.get("sensor", "")),
-                window=str(said.get(WINDOW_FIELD, "")),
-            )
-            for (model, asset), (start_ns, said) in self._newest(frame, EVENT_MEASUREMENT)
-            if said.keys() >= _NEEDED
-        ]
+        newest = self._newest(frame, EVENT_MEASUREMENT)
+        return [_anomaly(*key, said) for key, said in newest if said.keys() >= _NEEDED]
+
+    def every_event(self, frame: Frame) -> list[AnomalyEvent]:
+        """All events in a frame of the event lane, each as it was last reported."""
+        every = self._every(frame, EVENT_MEASUREMENT).items()
+        return [_anomaly(*key, said) for key, said in every if said.keys() >= _NEEDED]
 
     def sensor_events(self, frame: Frame) -> list[SensorEvent]:
         """The same for what was wrong with sensors."""
@@ -139,7 +130,7 @@ class Records:
                 is_open=said["state"] == "open",
                 faults=str(said["faults"]),
             )
-            for (model, asset), (start_ns, said) in self._newest(frame, SENSOR_MEASUREMENT)
+            for (model, asset, start_ns), said in self._newest(frame, SENSOR_MEASUREMENT)
             if said.keys() >= _SENSOR_NEEDED
         ]
 
@@ -156,25 +147,27 @@ class Records:
                 fields=str(said["fields"]),
                 index=float(said["index"]),
             )
-            for (model, asset), (start_ns, said) in self._newest(frame, DRIFT_MEASUREMENT)
+            for (model, asset, start_ns), said in self._newest(frame, DRIFT_MEASUREMENT)
             if said.keys() >= DRIFT_FIELDS.keys()
         ]
 
-    def _newest(
-        self, frame: Frame, measurement: str
-    ) -> Iterable[tuple[tuple[str, str], tuple[int, _Said]]]:
-        newest: dict[tuple[str, str], tuple[int, _Said]] = {}
+    def _newest(self, frame: Frame, measurement: str) -> Iterable[tuple[_Key, _Said]]:
+        """Of each model and asset the record that was reported last."""
+        newest = {key[:2]: (key, said) for key, said in self._every(frame, measurement).items()}
+        return newest.values()
+
+    def _every(self, frame: Frame, measurement: str) -> dict[_Key, _Said]:
+        """What the records say by model, asset and start; those reported last at the end."""
+        every: dict[_Key, _Said] = {}
         for row in range(len(frame)):
             tag = self._table[int(frame.tag_ids[row])]
             model = dict(tag.labels).get("model", "")
             if tag.measurement != measurement or not model:
                 continue
-            start_ns = int(frame.t_ns[row])
-            known = newest.get((model, tag.asset))
-            if known is None or known[0] != start_ns:
-                known = newest[model, tag.asset] = (start_ns, {})
-            known[1][tag.field] = frame.value(row)
-        return newest.items()
+            key = (model, tag.asset, int(frame.t_ns[row]))
+            said = every[key] = every.pop(key, {})
+            said[tag.field] = frame.value(row)
+        return every
 
     def _ids_of(self, event: Event) -> dict[str, int]:
         """The tags of an event's record, by field; empty when the table has no room for them."""
@@ -223,6 +216,22 @@ class Records:
             lane=Lane.SCORE if measurement == SCORE_MEASUREMENT else Lane.EVENT,
             data_type=kind,
         )
+
+
+def _anomaly(model: str, asset: str, start_ns: int, said: _Said) -> AnomalyEvent:
+    return AnomalyEvent(
+        model=model,
+        asset=asset,
+        start_ns=start_ns,
+        end_ns=int(said["end"]),
+        is_open=said["state"] == "open",
+        peak=float(said["peak"]),
+        score_last=float(said["score_last"]),
+        top=str(said["top"]),
+        deviation=str(said.get("deviation", "")),
+        sensor=str(said.get("sensor", "")),
+        window=str(said.get(WINDOW_FIELD, "")),
+    )
 
 
 def _values(event: Event) -> _Said:

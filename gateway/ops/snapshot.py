@@ -128,6 +128,7 @@ class Snapshots:
                     "state": score.state,
                     "sensor": text_of(score.sensor),
                     "drift": text_of(score.drift),
+                    "operator": score.operator,
                 }
                 for score in view.scores()[:SCORES_MAX]
             ],
@@ -143,6 +144,7 @@ class Snapshots:
                     "severity": event.severity,
                     "deviation": text_of(event.deviation),
                     "sensor": text_of(event.sensor),
+                    "said": view.said_of(event),
                 }
                 for event in view.events()[:EVENTS_MAX]
             ],

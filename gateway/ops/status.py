@@ -82,6 +82,7 @@ class Status:
         engine = self._gateway.engine
         if engine is None:
             return []
+        now_ns = self.clock.utc_ns()
         return [
             ScoreView(
                 asset=known.asset,
@@ -91,6 +92,7 @@ class Status:
                 is_open=known.state == "anomaly",
                 sensor=known.sensor,
                 drift=known.drift,
+                operator=engine.notes.state_of(model, known.asset, now_ns),
             )
             for model, assets in engine.status().items()
             for known in assets
@@ -99,6 +101,15 @@ class Status:
     def events(self) -> Sequence[EventView]:
         engine = self._gateway.engine
         return list(reversed(engine.recent_events)) if engine else []
+
+    def said_of(self, event: EventView) -> str:
+        engine = self._gateway.engine
+        if engine is None:
+            return ""
+        note = engine.notes.of_event(event.model, event.asset, event.start_ns)
+        if note is not None:
+            return note.verdict or "acknowledged"
+        return engine.notes.state_of(event.model, event.asset, self.clock.utc_ns())
 
     async def history(
         self, names: Sequence[str], start_ns: int, end_ns: int, lane: Lane, samples_max: int

@@ -107,6 +107,7 @@ class ScoreView:
     score: float  # >= 1 alarms; NaN: not known
     is_open: bool  # an event is open
     sensor: str = ""  # which inputs are not believed, and why: "flow frozen,speed missing"
+    operator: str = ""  # "maintenance" or "snoozed"
     drift: str = ""  # what does not look like the fitting: "sensor flow", "process flow,speed"
 
     @property
@@ -190,6 +191,10 @@ class GatewayView(Protocol):
 
     def events(self) -> Sequence[EventView]:
         """Recent events, newest first; open ones among them."""
+        ...
+
+    def said_of(self, event: EventView) -> str:
+        """What an operator says of it: "acknowledged", "normal", "snoozed", ... or nothing."""
         ...
 
     async def history(

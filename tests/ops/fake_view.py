@@ -115,6 +115,9 @@ class FakeView:
         self.bytes_used = 120 * 2**20
         self.score_of: dict[str, float] = dict.fromkeys(self.assets, 0.3)
         self.event_list: list[FakeEvent] = []
+        self.said: dict[str, str] = {}  # by asset
+        self.sensor_of: dict[str, str] = {}
+        self.drift_of: dict[str, str] = {}
         self.stored = Frame.of(0, np.empty(0, np.int32), np.empty(0))
         self.asked: list[tuple[object, ...]] = []
 
@@ -182,12 +185,18 @@ class FakeView:
                 t_ns=self.clock.utc_ns(),
                 score=score,
                 is_open=asset in open_assets,
+                sensor=self.sensor_of.get(asset, ""),
+                drift=self.drift_of.get(asset, ""),
+                operator=self.said.get(asset, ""),
             )
             for asset, score in self.score_of.items()
         ]
 
     def events(self) -> Sequence[FakeEvent]:
         return self.event_list
+
+    def said_of(self, event: object) -> str:
+        return self.said.get(getattr(event, "asset", ""), "")
 
     async def history(
         self, names: Sequence[str], start_ns: int, end_ns: int, lane: Lane, samples_max: int

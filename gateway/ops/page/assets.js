@@ -167,14 +167,20 @@ function updateCard(asset) {
   const known = model.scores.get(asset.name);
   card.score.hidden = !known;
   if (known) updateScore(card, known);
-  const [state, word] = known?.state === "anomaly" ? ["bad", "anomaly"]
+  const [state, word] = known?.operator ? ["unknown", known.operator]
+    : known?.state === "anomaly" ? ["bad", "anomaly"]
     : known?.sensor ? ["warn", "sensor"]
     : isBad(asset) ? ["warn", "bad quality"]
+    : known?.state === "ok" && known.drift ? ["warn", known.drift.startsWith("sensor") ? "sensor drifts" : "changed"]
     : known?.state === "ok" ? ["ok", "ok"]
     : ["unknown", known ? "unknown" : "not watched"];
   mark(card.pill, "state", state);
   put(card.pill, word);
-  card.pill.title = known?.sensor ? `not believed: ${known.sensor.replaceAll(",", ", ")}` : "";
+  card.pill.title = [
+    known?.state === "anomaly" && known.operator ? "anomaly" : "",
+    known?.sensor ? `not believed: ${known.sensor.replaceAll(",", ", ")}` : "",
+    known?.drift ? `drifts: ${known.drift.replaceAll(",", ", ")}` : "",
+  ].filter(Boolean).join("; ");
   const doubted = new Map((known?.sensor || "").split(",").filter(Boolean).map((fault) => {
     const [field, ...words] = fault.split(" ");
     return [field, words.join(" ")];

@@ -204,7 +204,8 @@ function showEvents(tick) {
   if (!tick.events.length) return list.replaceChildren(make("li", "none", "No anomaly so far."));
   list.replaceChildren(...tick.events.map((event) => {
     const node = make("li");
-    mark(node, "open", event.open ? "yes" : "");
+    mark(node, "open", event.open && !event.said ? "yes" : "");
+    mark(node, "said", event.said ? "yes" : "");
     const asset = make("button", "asset", event.asset);
     asset.type = "button";
     const top = event.top.replaceAll("_", " ").split(",").filter(Boolean).join(", ");
@@ -212,7 +213,7 @@ function showEvents(tick) {
     node.append(
       asset,
       make("span", "peak", `peak ${peak(event).toFixed(2)}`),
-      make("span", "top", (top || event.model) + (event.sensor ? `; sensor: ${event.sensor}` : "")),
+      make("span", "top", (top || event.model) + (event.sensor ? `; sensor: ${event.sensor}` : "") + (event.said ? ` (${event.said})` : "")),
       make("span", "when", `${when(event.start_ms, tick.t_ms)}, ${event.open ? "for " : ""}${lasting(event)}`),
     );
     node.addEventListener("click", () => choose("all", event.asset));
@@ -272,18 +273,35 @@ function showPanels(tick) {
     ],
   })), "No sink is configured: everything is kept in the spool.");
   fill("models", tick.models.map((model) => ({
-    name: model.name,
-    state: model.active ? "ok" : "bad",
-    word: model.active ? "active" : "not running",
+    name: model.version ? `${model.name} ${model.version}` : model.name,
+    state: !model.active ? "bad" : model.refits_due || model.sensor_faults ? "warn" : "ok",
+    word: !model.active ? (model.state || "not running") : model.refits_due ? "refit due" : "active",
     error: model.active ? "" : model.error_last,
-    facts: [
-      ["Assets", grouped.format(model.assets)],
-      ["Windows", grouped.format(model.windows_total)],
-      ["Last run", ms(model.run_ms_last)],
-      ["Unknown", grouped.format(model.windows_unknown_total)],
-    ],
+    facts: modelFacts(model),
   })), "No model is configured.");
   showLanes(tick.spool);
+}
+
+function modelFacts(model) {
+  const facts = [
+    ["Assets", grouped.format(model.assets)],
+    ["Windows", grouped.format(model.windows_total)],
+    ["Last run", ms(model.run_ms_last)],
+    ["Unknown", grouped.format(model.windows_unknown_total)],
+    ["Sensors at fault", grouped.format(model.sensor_faults), model.sensor_faults ? "warn" : ""],
+    ["Drifting", grouped.format(model.drifting), model.drifting ? "warn" : ""],
+    ["Signed", model.signed_by ? model.signed_by.slice(0, 8) : "by nobody"],
+  ];
+  if (model.is_aside) facts.push(["Process", "its own"]);
+  if (model.shadow_version) {
+    const share = model.shadow_windows_total ? model.shadow_agreed_total / model.shadow_windows_total : null;
+    facts.push(["Shadow", `${model.shadow_version}, ${share === null ? "no window yet" : `${(100 * share).toFixed(1)} % agree`}`]);
+    facts.push(["Promotion", model.shadow_error || "by its rule it may"]);
+  } else if (model.shadow_error && !model.standby_version) {
+    facts.push(["Shadow", `gone: ${model.shadow_error}`, "warn"]);
+  }
+  if (model.standby_version) facts.push(["Standing by", model.standby_version]);
+  return facts;
 }
 
 // Years of a card are an order of magnitude, and said as one.

@@ -106,7 +106,11 @@ class SourceError(SluicegateError):
 
 
 class SourceUnavailable(SourceError):
-    """A session could not be opened now."""
+    """A session could not be opened now; `retry_s_max` bounds the pause where trying is cheap."""
+
+    def __init__(self, message: str, *, hint: str = "", retry_s_max: float | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.retry_s_max = retry_s_max
 
 
 class SourceLost(SourceError):

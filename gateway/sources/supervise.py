@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable
 import numpy as np
 
 from gateway.clock import Clock
-from gateway.errors import SourceError, SourceLost
+from gateway.errors import SourceError, SourceLost, SourceUnavailable
 from gateway.frame import Arrival, Frame
 from gateway.sources import Source
 from gateway.tag import Quality
@@ -45,6 +45,7 @@ async def supervise(
     while True:
         opened_s = clock.monotonic_s()
         has_delivered = False
+        pause_s_max = RETRY_MAX_S
         try:
             async with source.session() as session:
                 if session.is_proven:
@@ -55,6 +56,9 @@ async def supervise(
                         has_delivered = True
                         outage.ends()
                     await put(_stamped(arrival, clock))
+        except SourceUnavailable as error:
+            pause_s_max = error.retry_s_max or RETRY_MAX_S
+            outage.goes_on(error)
         except SourceError as error:
             outage.goes_on(error)
         except Exception as error:  # noqa: BLE001 - a defect in one source must not stop the others
@@ -69,7 +73,7 @@ async def supervise(
         # A quiet session may be long and deliver nothing; a short one that did not has failed.
         if has_delivered or clock.monotonic_s() - opened_s > RETRY_MAX_S:
             attempt = 0
-        await sleep(retry_pause_s(attempt))
+        await sleep(min(retry_pause_s(attempt), pause_s_max))
         attempt = min(attempt + 1, _DOUBLINGS_MAX)
 
 

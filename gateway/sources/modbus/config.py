@@ -5,9 +5,9 @@ from __future__ import annotations
 from abc import abstractmethod
 from enum import StrEnum
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from gateway.settings import Name, Seconds, Settings
 from gateway.tag import ByteOrder, DataType
@@ -61,8 +61,22 @@ class ModbusTcpSettings(ModbusSettings):
         min_length=1, description="IP address or host name", examples=["192.168.1.10"]
     )
     port: int = Field(default=502, ge=1, le=65535, description="TCP port")
-    framing: Literal["mbap", "rtu"] = Field(
-        default="mbap", description='"rtu" for serial servers that pass the bytes of the line on'
+    transport: Literal["tcp", "udp"] = Field(
+        default="tcp", description='"udp" for the few devices that answer datagrams'
+    )
+    framing: Literal["mbap", "rtu", "ascii"] = Field(
+        default="mbap",
+        description='"rtu" or "ascii" for serial servers that pass the bytes of the line on',
+    )
+    in_flight: int = Field(
+        default=1,
+        ge=1,
+        le=16,
+        description="requests on the connection at once, for devices that allow more than one",
+    )
+    transaction_id_zero: bool = Field(
+        default=False,
+        description="take answers whose transaction id is 0 from a device that has no other",
     )
     connect_timeout: Seconds = Field(default=3.0, gt=0, description="for one attempt to connect")
     tls: bool = Field(default=False, description="Modbus/TCP Security; its port is 802")
@@ -70,6 +84,19 @@ class ModbusTcpSettings(ModbusSettings):
     tls_certificate: str = Field(
         default="", description="file of our certificate and key, for devices that ask for one"
     )
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.in_flight > 1 and (self.framing != "mbap" or self.transaction_id_zero):
+            raise ValueError(
+                "in_flight above 1 needs answers with transaction ids: framing mbap,"
+                " transaction_id_zero off"
+            )
+        if self.transaction_id_zero and self.framing != "mbap":
+            raise ValueError(f"transaction_id_zero: framing {self.framing} has no transaction id")
+        if self.tls and self.transport == "udp":
+            raise ValueError("tls needs transport tcp")
+        return self
 
     @property
     def address(self) -> str:
@@ -92,7 +119,17 @@ class ModbusRtuSettings(ModbusSettings):
         default="even", description="as the devices have it; the standard's default is even"
     )
     stop_bits: Literal[1, 2] = Field(default=1, description="as the devices have it")
+    framing: Literal["rtu", "ascii"] = Field(default="rtu", description="as the devices have it")
+    data_bits: Literal[7, 8] = Field(
+        default=8, description="as the devices have it; 7 for most that speak ASCII"
+    )
     echo: bool = Field(default=False, description="the adapter hears what it sends")
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.framing == "rtu" and self.data_bits != 8:
+            raise ValueError("data_bits 7 needs framing ascii: RTU frames are of eight bits")
+        return self
 
     @property
     def address(self) -> str:

@@ -1,7 +1,8 @@
 """Line: how busy a serial line is with its scans, before anything is read.
 
-What the wire takes follows from the requests (Serial Line 1.02, 2.5.1): a request of eight
-characters, an answer of five and its data, and three and a half of silence before each. What the
+What the wire takes follows from the requests (Serial Line 1.02, 2.5.1): in RTU a request of eight
+characters, an answer of five and its data, and three and a half of silence before each; in ASCII
+two characters a byte, one for the colon and two for the end. What the
 devices take to answer is not known and comes on top.
 """
 
@@ -18,8 +19,8 @@ __all__ = ["QUIET_MIN_S", "exchange_s", "loads", "quiet_s"]
 
 # Above 19,200 baud the silence gets no shorter.
 QUIET_MIN_S = 0.00175
-_REQUEST_CHARACTERS = 8
-_ANSWER_CHARACTERS = 5  # unit id, function, byte count, CRC
+_REQUEST_BYTES = 6  # unit id, function, address, quantity
+_ANSWER_BYTES = 3  # unit id, function, byte count, and the block
 
 
 def quiet_s(settings: ModbusRtuSettings) -> float:
@@ -29,7 +30,8 @@ def quiet_s(settings: ModbusRtuSettings) -> float:
 
 def exchange_s(request: Request, settings: ModbusRtuSettings) -> float:
     """What one request and its answer take on the wire."""
-    characters = _REQUEST_CHARACTERS + _ANSWER_CHARACTERS + request.block_bytes
+    sizes = (_REQUEST_BYTES, _ANSWER_BYTES + request.block_bytes)
+    characters = sum(2 * size + 5 if settings.framing == "ascii" else size + 2 for size in sizes)
     return characters * character_s(settings) + 2 * quiet_s(settings)
 
 

@@ -1,13 +1,19 @@
 """Peer: what the connections to one device share, one after the other.
 
 A connection is used once, but some faults outlive it: an answer that comes after its time-out may
-still be on its way when the next connection is open.
+still be on its way when the next connection is open, and an adapter that was unplugged may come
+back under another name.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from random import randrange
+
+from gateway.clock import Clock
+from gateway.sources.modbus.late import LateAnswers
+from gateway.sources.modbus.wirelog import WireLog
 
 __all__ = ["Peer", "transaction_ids"]
 
@@ -28,7 +34,14 @@ def transaction_ids(first: int) -> Iterator[int]:
 class Peer:
     """The memory of one device's connections."""
 
-    def __init__(self, first_id: int | None = None) -> None:
+    def __init__(
+        self, name: str = "", *, first_id: int | None = None, clock: Clock | None = None
+    ) -> None:
         """`first_id`: the transaction id before the first; chosen at random when not given."""
         first = randrange(65536) if first_id is None else first_id  # noqa: S311 - no secret
         self.transaction_ids = transaction_ids(first)
+        self.late = LateAnswers()
+        self.wire_log = WireLog(name, clock)
+        self.port_link = ""  # the lasting name of the serial port, once it was open
+        # What cost nobody an answer, by kind: noise, late answers and datagrams left out.
+        self.passed_over_total: Counter[str] = Counter()

@@ -3,16 +3,17 @@
 Sans-IO. Source: Modbus over Serial Line 1.02, sections 2.5.1 (RTU) and 6.2.2 (CRC). The length of a
 right answer follows from the query and the answer itself, so no timing decides where a frame ends.
 There is no transaction id: that an answer is to this query is known by unit id, function, length
-and CRC, and because the line was quiet before it (`client`).
+and CRC, and because the line was quiet before it (`connection`).
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Generic, NoReturn, TypeVar
 
-from gateway.sources.modbus.wire import Mismatch, Query, answer_of, wrong
+from gateway.sources.modbus.wire import Mismatch, Query, Request, answer_of, wrong
 
-__all__ = ["RtuExchange", "crc16"]
+__all__ = ["LineExchange", "RtuExchange", "crc16"]
 
 T = TypeVar("T")
 
@@ -43,21 +44,21 @@ def crc16(data: bytes) -> bytes:
     return crc.to_bytes(2, "little")
 
 
-class RtuExchange(Generic[T]):
-    """One query and its answer."""
+class LineExchange(ABC, Generic[T]):
+    """One query and its answer on a line, where we may hear ourselves."""
 
-    __slots__ = ("_buffer", "_echo", "query")
+    __slots__ = ("_buffer", "_echo", "_own", "query")
 
     def __init__(self, query: Query[T], *, has_echo: bool = False) -> None:
         """`has_echo`: the adapter hears itself, so the request comes back before the answer."""
         self.query = query
         self._buffer = b""
-        self._echo = self.encode() if has_echo else b""
+        self._own = self._frame(bytes([query.unit_id]) + query.encode())
+        self._echo = self._own if has_echo else b""
 
     def encode(self) -> bytes:
         """The query's frame."""
-        frame = bytes([self.query.unit_id]) + self.query.encode()
-        return frame + crc16(frame)
+        return self._own
 
     def feed(self, data: bytes) -> T | None:
         """What was asked, once the answer is whole.
@@ -69,32 +70,23 @@ class RtuExchange(Generic[T]):
         if self._echo and not self._take_echo():
             return None
         try:
-            return self._answer(self._buffer)
+            body = self._body(self._buffer)
+            if body is None:
+                return None
+            if self._buffer == self._own and isinstance(self.query, Request):
+                # Some reads of bits look like answers themselves.
+                self._refuse("echo", "the request itself")
+            return answer_of(self.query, body[0], body[1:])
         except Mismatch as mismatch:
             self._refuse(mismatch.kind, mismatch.what)
 
-    def _answer(self, buffer: bytes) -> T | None:
-        size = self._frame_bytes(buffer)
-        if len(buffer) < size:
-            return None
-        if len(buffer) > size:
-            raise Mismatch("trailing", f"{len(buffer) - size} bytes nobody asked for")
-        if crc16(buffer[:-2]) != buffer[-2:]:
-            raise Mismatch("crc", "a wrong CRC")
-        return answer_of(self.query, buffer[0], buffer[1:-2])
+    @abstractmethod
+    def _frame(self, body: bytes) -> bytes:
+        """What is sent for unit id and PDU."""
 
-    def _frame_bytes(self, buffer: bytes) -> int:
-        """How long the frame is as far as its beginning tells; raises Mismatch."""
-        query = self.query
-        if buffer and buffer[0] != query.unit_id:
-            raise Mismatch("unit_id", f"unit id {buffer[0]} instead of {query.unit_id}")
-        if len(buffer) < 2:
-            return _EXCEPTION_BYTES
-        if buffer[1] == query.function | 0x80:
-            return _EXCEPTION_BYTES
-        if buffer[1] != query.function:
-            raise Mismatch("function", f"function {buffer[1]} instead of {query.function}")
-        return 3 + query.answer_bytes(buffer[1:])
+    @abstractmethod
+    def _body(self, buffer: bytes) -> bytes | None:
+        """Unit id and PDU, once the frame is whole and its check right; raises Mismatch."""
 
     def _take_echo(self) -> bool:
         """Leave out what the adapter heard of ourselves; whether all of it has been."""
@@ -107,7 +99,38 @@ class RtuExchange(Generic[T]):
 
     def _refuse(self, kind: str, what: str) -> NoReturn:
         hint = "the line is left alone until it is quiet, and opened anew"
-        if len(self._buffer) >= _ECHO_BYTES_MIN and self.encode().startswith(self._buffer[:8]):
+        heard, own = self._buffer, self._own
+        if len(heard) >= _ECHO_BYTES_MIN and own.startswith(heard[: len(own)]):
             kind, what = "echo", "the request itself"
             hint = "the adapter hears what it sends: set echo = true"
-        raise wrong(self.query, self._buffer, kind, what, hint)
+        raise wrong(self.query, heard, kind, what, hint)
+
+
+class RtuExchange(LineExchange[T]):
+    """One query and its answer as RTU frames."""
+
+    __slots__ = ()
+
+    def _frame(self, body: bytes) -> bytes:
+        return body + crc16(body)
+
+    def _body(self, buffer: bytes) -> bytes | None:
+        size = self._frame_bytes(buffer)
+        if len(buffer) < size:
+            return None
+        if len(buffer) > size:
+            raise Mismatch("trailing", f"{len(buffer) - size} bytes nobody asked for")
+        if crc16(buffer[:-2]) != buffer[-2:]:
+            raise Mismatch("crc", "a wrong CRC")
+        return buffer[:-2]
+
+    def _frame_bytes(self, buffer: bytes) -> int:
+        """How long the frame is as far as its beginning tells; raises Mismatch."""
+        query = self.query
+        if buffer and buffer[0] != query.unit_id:
+            raise Mismatch("unit_id", f"unit id {buffer[0]} instead of {query.unit_id}")
+        if len(buffer) < 2 or buffer[1] == query.function | 0x80:
+            return _EXCEPTION_BYTES
+        if buffer[1] != query.function:
+            raise Mismatch("function", f"function {buffer[1]} instead of {query.function}")
+        return 3 + query.answer_bytes(buffer[1:])

@@ -16,8 +16,9 @@ What goes wrong with a block costs that block; its tags get a bad quality with t
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -35,7 +36,7 @@ from gateway.sources.modbus.client import (
     ResponseTimeout,
     connect,
 )
-from gateway.sources.modbus.config import ModbusSettings, RegisterRow
+from gateway.sources.modbus.config import ModbusSettings, ModbusTcpSettings, RegisterRow
 from gateway.sources.modbus.decode import BlockDecoder
 from gateway.sources.modbus.patience import Patience
 from gateway.sources.modbus.peer import Peer
@@ -87,10 +88,15 @@ class Device:
         self.ids = ids
         self.learned = Learned()
         self.patience = Patience()
-        self.peer = Peer()
+        self.peer = Peer(settings.name)
         self.plans: tuple[ScanPlan, ...]
         self.readers: dict[str, list[BlockReader]]  # by scan class
         self.replan()
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that may be on its connection at once."""
+        return self.settings.in_flight if isinstance(self.settings, ModbusTcpSettings) else 1
 
     def replan(self) -> None:
         """Make the plan anew, with what was learned."""
@@ -128,6 +134,7 @@ class Scanner:
         self._clock = clock
         self._stats = stats
         self._connection: Connection | None = None
+        self._connecting = asyncio.Lock()
         self._opened = AsyncExitStack()  # holds the connection, one at a time
         self._said_silent: set[int] = set()
         self._error: SourceError = SourceLost("nothing was read yet")
@@ -150,8 +157,12 @@ class Scanner:
         """
         device, scan = self._device, _Scan()
         readers = device.readers[scan_class]
-        for i in device.patience.in_order([reader.request for reader in readers]):
-            await self._read(readers[i], scan)
+        order = device.patience.in_order([reader.request for reader in readers])
+        if device.in_flight > 1:
+            await self._read_together([readers[i] for i in order], scan)
+        else:
+            for i in order:
+                await self._read(readers[i], scan)
         if scan.refused:
             self._say_refused(scan.refused)
         if scan.has_learned:
@@ -163,6 +174,30 @@ class Scanner:
         self._stats.scans_failed_total += scan.failed > 0
         # Only now: a clock that is set while a scan lasts must not tear it apart.
         return Frame.concatenate(scan.frames).shifted(self._clock.offset_ns)
+
+    async def _read_together(self, readers: Sequence[BlockReader], scan: _Scan) -> None:
+        """Read several at once: one of each unit id first, the others when that has answered.
+
+        So a unit id that is away holds one of the places on the connection, not all of them.
+        """
+        units: defaultdict[int, list[BlockReader]] = defaultdict(list)
+        for reader in readers:
+            units[reader.request.unit_id].append(reader)
+
+        async def read_unit(first: BlockReader, *others: BlockReader) -> None:
+            await self._read(first, scan)
+            for other in others:
+                if first.request.unit_id in scan.working:
+                    tasks.create_task(self._read(other, scan))
+                else:
+                    await self._read(other, scan)
+
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for unit in units.values():
+                    tasks.create_task(read_unit(*unit))
+        except ExceptionGroup as group:
+            raise group.exceptions[0] from group
 
     async def _read(self, reader: BlockReader, scan: _Scan) -> bool:
         """Add the block's tags to the scan, good or bad; whether they are there."""
@@ -202,8 +237,11 @@ class Scanner:
             try:
                 block = await connection.read(request, timeout_s)
             except (ResponseTimeout, ConnectionClosed, WireError) as error:
-                self._connection = None
                 self._count(error)
+                if connection is self._connection and not connection.is_open:
+                    self._connection = None
+                    if connection.lost is not error and isinstance(connection.lost, WireError):
+                        self._count(connection.lost)  # no request on it was to blame
                 scan.breaks[request.unit_id] += 1
                 is_last = scan.breaks[request.unit_id] >= BREAKS_MAX
                 if is_last or not isinstance(error, ConnectionClosed):
@@ -213,6 +251,12 @@ class Scanner:
 
     async def _connected(self) -> Connection:
         """A connection that is open, the one there was or a new one."""
+        if self._connection is not None and self._connection.lost is None:
+            return self._connection
+        async with self._connecting:  # of several that found it closed one opens the next
+            return await self._connect_anew()
+
+    async def _connect_anew(self) -> Connection:
         if self._connection is not None and self._connection.lost is None:
             return self._connection
         if self._connection is not None and isinstance(self._connection.lost, SourceError):

@@ -1,8 +1,10 @@
 """Serial lines: a port opened raw and for ourselves alone, as a transport for `client`.
 
 The standard library sets a port up as well as any package does (docs/decisions/0008-serial.md).
-Where the port goes away - an adapter that is unplugged - reading fails, the connection is closed,
-and the next attempt opens whatever has the name then.
+Where the port goes away - an adapter is unplugged - reading fails and the connection is closed. An
+adapter that comes back may have another name, and another one its old name: the kernel counts
+ttyUSB0, ttyUSB1 as they are plugged in. So the lasting name below /dev/serial/by-id is remembered
+from the first opening on, and the next attempt, a few seconds later at most, opens that.
 """
 
 from __future__ import annotations
@@ -13,13 +15,19 @@ import fcntl
 import os
 import termios
 from collections.abc import Callable
+from pathlib import Path
 from typing import Protocol
 
 from gateway.errors import SourceUnavailable
 from gateway.sources.modbus.config import ModbusRtuSettings
+from gateway.sources.modbus.peer import Peer
 
-__all__ = ["SerialTransport", "character_s", "open_port"]
+__all__ = ["REOPEN_S_MAX", "SerialTransport", "character_s", "open_port"]
 
+# An adapter that is plugged in again is read within five seconds: looking for it costs nothing.
+REOPEN_S_MAX = 3.0
+BY_ID = Path("/dev/serial/by-id")
+_LINKS_MAX = 256  # adapters on one machine
 _READ_BYTES = 4096
 _IFLAG, _OFLAG, _CFLAG, _LFLAG, _ISPEED, _OSPEED, _CC = range(7)
 
@@ -33,20 +41,26 @@ class Receiver(Protocol):
 
 
 def character_s(settings: ModbusRtuSettings) -> float:
-    """How long one character takes: a start bit, eight bits, parity and stop bits."""
-    bits = 9 + (settings.parity != "none") + settings.stop_bits
+    """How long one character takes: start bit, data, parity and stop bits."""
+    bits = 1 + settings.data_bits + (settings.parity != "none") + settings.stop_bits
     return bits / settings.baud_rate
 
 
-def open_port(settings: ModbusRtuSettings) -> int:
-    """A descriptor of the port, set up and without old bytes. Raises SourceUnavailable."""
+def open_port(settings: ModbusRtuSettings, peer: Peer) -> int:
+    """A descriptor of the port, set up and without old bytes. Raises SourceUnavailable.
+
+    `peer` remembers the port's lasting name.
+    """
+    port = peer.port_link or settings.device
     try:
-        descriptor = os.open(settings.device, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK)
+        descriptor = os.open(port, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK)
     except OSError as error:
+        moved = f", known as {port}" if port != settings.device else ""
         raise SourceUnavailable(
-            f"cannot open {settings.device}: {error.strerror}",
+            f"cannot open {settings.device}{moved}: {error.strerror}",
             hint="check that the adapter is plugged in, and that the service may use it"
-            " (group dialout)",
+            " (group dialout); restart the gateway after an adapter was replaced",
+            retry_s_max=REOPEN_S_MAX,
         ) from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -57,20 +71,38 @@ def open_port(settings: ModbusRtuSettings) -> int:
         raise SourceUnavailable(
             f"{settings.device} is in use by another program",
             hint="one line has one master: stop the other, or put both maps into one source",
+            retry_s_max=REOPEN_S_MAX,
         ) from error
     except (OSError, termios.error) as error:
         os.close(descriptor)
         raise SourceUnavailable(
             f"cannot set {settings.device} up as a serial port: {error}",
             hint="check that it is one, and that it can do this baud rate",
+            retry_s_max=REOPEN_S_MAX,
         ) from error
+    peer.port_link = peer.port_link or _lasting_name(settings.device)
     return descriptor
 
 
+def _lasting_name(device: str) -> str:
+    """The name below /dev/serial/by-id of a port that was given by another; "" where it has none.
+
+    One that was given by a lasting name, or by a link of the operator's, keeps it.
+    """
+    if Path(device).is_symlink():
+        return ""
+    with contextlib.suppress(OSError):
+        for link in sorted(BY_ID.iterdir())[:_LINKS_MAX]:
+            if link.exists() and link.samefile(device):
+                return str(link)
+    return ""
+
+
 def _set_up(descriptor: int, settings: ModbusRtuSettings) -> None:
-    """Raw, eight bits, nobody else's echo or signals (termios(3), cfmakeraw)."""
+    """Raw, nobody else's echo or signals (termios(3), cfmakeraw)."""
     speed = getattr(termios, f"B{settings.baud_rate}")
-    control = termios.CS8 | termios.CREAD | termios.CLOCAL
+    control = termios.CREAD | termios.CLOCAL
+    control |= termios.CS8 if settings.data_bits == 8 else termios.CS7
     if settings.parity != "none":
         control |= termios.PARENB
     if settings.parity == "odd":
@@ -87,7 +119,7 @@ def _set_up(descriptor: int, settings: ModbusRtuSettings) -> None:
 
 
 class SerialTransport:
-    """Reads as bytes come; requests are eight bytes, which a port always takes at once."""
+    """Reads as bytes come; a request is 513 characters at most, which a port takes at once."""
 
     def __init__(self, descriptor: int, receiver: Receiver) -> None:
         self._descriptor = descriptor

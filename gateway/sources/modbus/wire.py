@@ -211,6 +211,11 @@ class Exchange(Generic[T]):
         pdu = self.query.encode()
         return _HEADER.pack(self.transaction_id, 0, len(pdu) + 1, self.query.unit_id) + pdu
 
+    def is_numbered(self, data: bytes) -> bool:
+        """Whether an answer that begins so has the query's transaction id."""
+        transaction_id = int.from_bytes(data[:2], "big")
+        return transaction_id == self.transaction_id or (self._takes_zero and not transaction_id)
+
     def feed(self, data: bytes) -> T | None:
         """What was asked, once the answer is whole.
 
@@ -235,8 +240,8 @@ class Exchange(Generic[T]):
 
     def _check_header(self, buffer: bytes) -> int:
         """The length field, once it and what stands before it are right."""
-        transaction_id = int.from_bytes(buffer[0:2], "big")
-        if transaction_id != self.transaction_id and (transaction_id or not self._takes_zero):
+        if not self.is_numbered(buffer):
+            transaction_id = int.from_bytes(buffer[:2], "big")
             self._refuse(
                 "transaction_id",
                 f"transaction id {transaction_id} instead of {self.transaction_id}",

@@ -11,12 +11,9 @@ from contextlib import AbstractAsyncContextManager
 import pytest
 
 from gateway.errors import DeviceRefused, SourceError, SourceLost, SourceUnavailable, WireError
-from gateway.sources.modbus.client import (
-    Connection,
-    ResponseTimeout,
-    connect,
-)
+from gateway.sources.modbus.client import Connection, ResponseTimeout, connect
 from gateway.sources.modbus.config import ModbusTcpSettings
+from gateway.sources.modbus.connection import Manner
 from gateway.sources.modbus.peer import Peer, transaction_ids
 from gateway.sources.modbus.wire import Exchange, Request
 from tests.sources.modbus.hostile import (
@@ -34,14 +31,11 @@ PATIENT_S = 5.0
 def connect_to(
     port: int, timeout_s: float, peer: Peer | None = None
 ) -> AbstractAsyncContextManager[Connection]:
-    settings = ModbusTcpSettings.model_construct(
-        **tcp_defaults(), host="127.0.0.1", port=port, connect_timeout=timeout_s
+    facts = {"type": "modbus-tcp", "name": "plc", "map": "plc.csv", "host": "127.0.0.1"}
+    settings = ModbusTcpSettings.model_validate(
+        facts | {"port": port, "connect_timeout": timeout_s}
     )
     return connect(settings, peer or Peer())
-
-
-def tcp_defaults() -> dict[str, object]:
-    return {"framing": "mbap", "tls": False}
 
 
 def holding(address: int, quantity: int = 1, unit_id: int = 1) -> Request:
@@ -248,10 +242,10 @@ async def test_5000_hostile_polls_give_no_wrong_value() -> None:
     rng = random.Random(1)
     right, failed, late = 0, 0, []
     connection: Connection | None = None
-    ids = transaction_ids(0)
+    ids, device = transaction_ids(0), Peer()
     for _ in range(5000):
         if connection is None or not connection.is_open:
-            connection = Connection(lambda request: Exchange(next(ids), request))
+            connection = Connection(lambda query: Exchange(next(ids), query), Manner(), device)
             wire = Wire(connection, rng)
             # Answers to the connection before must not count either, should they get here.
             wire._late = late

@@ -27,11 +27,11 @@ def soon_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervise, "RETRY_MAX_S", 0.05)
 
 
-def source_of(folder: Path, port: int, *rows: str) -> ModbusSource:
+def source_of(folder: Path, port: int, *rows: str, **more: object) -> ModbusSource:
     (folder / "plc.csv").write_text("\n".join(["asset,tag,unit_id,address", *rows]))
     written = {"type": "modbus-tcp", "name": "plc", "host": "127.0.0.1", "port": port}
     written |= {"map": folder / "plc.csv", "scan_classes": {"default": 0.02}}
-    settings = ModbusTcpSettings.model_validate(written | {"response_timeout": 0.05})
+    settings = ModbusTcpSettings.model_validate(written | {"response_timeout": 0.05} | more)
     entry = AssetSettings.model_validate({"name": "*", "class": "pump"})
     context = SourceContext(
         clock=SystemClock(),

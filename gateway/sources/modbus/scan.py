@@ -116,9 +116,16 @@ class _Scan:
     failed: int = 0  # blocks
     working: set[int] = field(default_factory=set)  # unit ids that have answered
     breaks: Counter[int] = field(default_factory=Counter)  # by unit id
+    broken: dict[int, Connection] = field(default_factory=dict)  # the last that failed it
     refusals: int = 0
     refused: list[tuple[int, DeviceRefused]] = field(default_factory=list)  # rows found refused
     has_learned: bool = False
+
+    def is_new_break(self, unit_id: int, connection: Connection) -> bool:
+        """Whether it costs the unit: one connection's end may fail several requests of it."""
+        is_new = connection.is_open or self.broken.get(unit_id) is not connection
+        self.broken[unit_id] = connection
+        return is_new
 
     def add_bad(self, reader: BlockReader, quality: Quality, t_ns: int) -> None:
         nothing = np.full(len(reader.ids), np.nan)
@@ -242,7 +249,7 @@ class Scanner:
                     self._connection = None
                     if connection.lost is not error and isinstance(connection.lost, WireError):
                         self._count(connection.lost)  # no request on it was to blame
-                scan.breaks[request.unit_id] += 1
+                scan.breaks[request.unit_id] += scan.is_new_break(request.unit_id, connection)
                 is_last = scan.breaks[request.unit_id] >= BREAKS_MAX
                 if is_last or not isinstance(error, ConnectionClosed):
                     raise

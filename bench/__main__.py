@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import runpy
+import subprocess
+import sys
 
-from bench import drain, encode, line
+from bench import detection, drain, encode, line
 
 
 def main() -> None:
@@ -18,6 +21,11 @@ def main() -> None:
     asyncio.run(drain.bench())
     print("# line")
     asyncio.run(line.main())
+    print("# commission", flush=True)  # in a process of its own, for its peak of memory
+    one_core = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, "-m", "bench.commission"], env=one_core, check=True)
+    print("# detection")
+    detection.main()
 
 
 if __name__ == "__main__":

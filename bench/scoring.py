@@ -21,6 +21,7 @@ __all__ = [
     "Scored",
     "events",
     "interval",
+    "nab_gain",
     "nab_score",
     "points",
     "vus_pr",
@@ -115,30 +116,28 @@ def interval(
     return float(low), float(high)
 
 
-def nab_score(files: Sequence[tuple[int, Bools, Sequence[tuple[int, int]]]]) -> float:
-    """Standard profile; of each file its rows, the rows that detect, its windows (first, last)."""
-    total, windows_all = 0.0, 0
-    for rows, detects, windows in files:
-        windows_all += len(windows)
-        probation = min(math.floor(0.15 * rows), 750)
-        best: dict[int, float] = {}
-        scored = set()
-        for row in range(probation, rows):
-            inside = next((k for k, (a, b) in enumerate(windows) if a <= row <= b), None)
-            if inside is not None:
-                scored.add(inside)
-            if not detects[row]:
-                continue
-            if inside is None:
-                past = [span for span in windows if span[1] < row]
-                place = (row - past[-1][1]) / (past[-1][1] - past[-1][0]) if past else 4.0
-                total += 0.11 * _sigmoid(place)
-            else:
-                first, last = windows[inside]
-                worth = _sigmoid(-(last - row + 1) / (last - first + 1)) / _sigmoid(-1.0)
-                best[inside] = max(best.get(inside, -1.0), worth)
-        total += sum(best.values()) - len(scored - best.keys())
-    return 100 * (total + windows_all) / (2 * windows_all) if windows_all else math.nan
+def nab_gain(detects: Bools, windows: Sequence[tuple[int, int]]) -> float:
+    """A series' part of NAB's score, standard profile, above silence; windows are (first, last)."""
+    rows = len(detects)
+    probation = min(math.floor(0.15 * rows), 750)
+    gain, best = 0.0, dict.fromkeys(windows, 0.0)
+    for row in (np.flatnonzero(detects[probation:]) + probation).tolist():
+        inside = next((span for span in windows if span[0] <= row <= span[1]), None)
+        if inside is not None:
+            first, last = inside
+            worth = _sigmoid(-(last - row + 1) / (last - first + 1)) / _sigmoid(-1.0)
+            best[inside] = max(best[inside], 1 + worth)
+            continue
+        past = [span for span in windows if span[1] < row]
+        place = (row - past[-1][1]) / (past[-1][1] - past[-1][0]) if past else 4.0
+        gain += 0.11 * _sigmoid(place)
+    return gain + sum(best.values())
+
+
+def nab_score(gains: Sequence[float], windows: Sequence[int]) -> float:
+    """0 for silence, 100 at most, of series with so many windows each; NaN without any."""
+    total = sum(windows)
+    return 100 * sum(gains) / (2 * total) if total else math.nan
 
 
 def _sigmoid(place: float) -> float:

@@ -70,7 +70,7 @@ class Scale:
     related: Index  # (r,) tags whose relation is asked
     relation: FloatArray  # (c + 1, r) coefficients; the last row is the constant
     relation_size: FloatArray  # (r,) usual size of what a relation leaves
-    blame: FloatArray  # (2, r, n) directions in which a tag that is off puts the relations off
+    blame: FloatArray  # (1 or 2, r, n) directions in which a tag puts the relations off
     spread: FloatArray  # (c + 1, n)
     kinds: tuple[Kind, ...]  # (a,) of each answer
     tags: Index  # (a,) its tag; -1 when it is about all
@@ -157,11 +157,11 @@ def _export_scale(graph: Graph, z: str, scale: Scale, window: int, n: int) -> tu
     level = graph.add("Add", slow, graph.add("Sub", apart, kept))
     spread = _export_spread(graph, z, slow_3d, slope, scale, window)
     context = _export_context(graph, level, slope, scale)
-    shakes = graph.add("Sub", spread, _affine(graph, context, scale.spread))
+    shakes = graph.add("Sub", spread, _affine(graph, context, level, scale.spread, n))
     parts, off = [level], ""
     if len(scale.related):
         found = graph.add("Gather", level, graph.integers(*scale.related.tolist()), axis=1)
-        off = graph.add("Sub", found, _affine(graph, context, scale.relation))
+        off = graph.add("Sub", found, _affine(graph, context, level, scale.relation, n))
         parts.append(off)
     parts.append(shakes)
     sized = ""
@@ -228,7 +228,7 @@ def _export_shares(graph: Graph, ratio: str, sized: str, scale: Scale, n: int) -
     all_squares = graph.add("Mul", sized, sized)
     energy = graph.add("ReduceSum", all_squares, graph.integers(1), keepdims=1)
     along = [graph.add("MatMul", sized, graph.floats(blame)) for blame in scale.blame]
-    explained = graph.add("Add", *(graph.add("Mul", one, one) for one in along))
+    explained = graph.add("Sum", *(graph.add("Mul", one, one) for one in along))
     left = graph.add("Relu", graph.add("Sub", energy, explained))
     noise = graph.add("Mul", energy, graph.floats(LEFT_SHARE_MIN))
     left = graph.add("Add", left, graph.add("Add", noise, graph.floats(LEFT_SHARE_MIN)))
@@ -239,9 +239,18 @@ def _export_shares(graph: Graph, ratio: str, sized: str, scale: Scale, n: int) -
     return graph.add("Add", shares, graph.add("Mul", part, amount))
 
 
-def _affine(graph: Graph, context: str, coefficients: FloatArray) -> str:
-    product = graph.add("MatMul", context, graph.floats(coefficients[:-1]))
-    return graph.add("Add", product, graph.floats(coefficients[-1]))
+def _affine(graph: Graph, context: str, level: str, coefficients: FloatArray, n: int) -> str:
+    """Of the context, of the n levels alone, or a constant: of whatever has coefficients."""
+    constant = graph.floats(coefficients[-1])
+    if not coefficients[:-1].any():
+        return constant
+    of_levels = not coefficients[n:-1].any()
+    product = graph.add(
+        "MatMul",
+        level if of_levels else context,
+        graph.floats(coefficients[: n if of_levels else -1]),
+    )
+    return graph.add("Add", product, constant)
 
 
 def _joined(graph: Graph, parts: Sequence[str]) -> str:

@@ -63,8 +63,8 @@ __all__ = [
 SCORE_ROWS_MAX = 256
 # Rows of the two time scales, and of the fast part of each; at less than a second a row, more.
 SCALES = ((16, 4), (32, 8))
-# One asset's ring is twice the window; see bundle.toml's bound.
-WINDOW_CELLS_MAX = 32_768
+TIMES_MAX = 10
+WINDOW_MIN = 8
 # An event opens after so many scores of 1, and closes after so many below CLOSE_BELOW: three
 # scores in a row are no glitch, and a fault that wavers stays one event.
 RULE = EventRule(open_after=3, close_after=10, close_below=0.7)
@@ -119,7 +119,7 @@ def fit(recordings: Sequence[Recording], settings: FitSettings) -> Fitted:
         marked = {one.asset: rows for one, rows in unusual}
         cleaned = [_without(one, marked.get(one.asset)) for one in cleaned]
         runs = _runs(cleaned, window)
-    hop = settings.hop or max(1, round(1 / first.period_s))
+    hop = settings.hop or min(max(1, round(1 / first.period_s)), TIMES_MAX)
     learned, calibration = _calibrated(learn(runs, spans), spans)
     detector = learned.detector
     model = export(detector)
@@ -128,6 +128,7 @@ def fit(recordings: Sequence[Recording], settings: FitSettings) -> Fitted:
     injected = inject(
         detector,
         scorer.over,
+        hop,
         runs,
         first.fields,
         RULE,
@@ -210,14 +211,16 @@ def _agreed(recordings: Sequence[Recording]) -> Recording:
 
 
 def _spans(recording: Recording, settings: FitSettings) -> Spans:
-    """Time scales: as many rows as a second has, or as the user asks for."""
-    times = max(1, round(1 / recording.period_s))
+    """Time scales: as many times their rows as a second has rows, or as the user asks for."""
     longest = SCALES[-1][0]
-    if settings.window:
-        share = settings.window / longest
-    else:
-        share = float(min(times, max(1, WINDOW_CELLS_MAX // len(recording.fields) // longest)))
-    scales = [(max(2, round(rows * share)), max(1, round(fast * share))) for rows, fast in SCALES]
+    if settings.window is not None and settings.window < WINDOW_MIN:
+        raise FitError(
+            f"a window of {settings.window} rows shows no spread",
+            hint=f"ask for {WINDOW_MIN} at least, or for none",
+        )
+    times = min(max(1, round(1 / recording.period_s)), TIMES_MAX)
+    share = (settings.window or longest * times) / longest
+    scales = [(max(4, round(rows * share)), max(1, round(fast * share))) for rows, fast in SCALES]
     return Spans(
         period_s=recording.period_s,
         scales=tuple(scales),

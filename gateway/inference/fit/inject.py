@@ -31,8 +31,8 @@ TAGS_MAX = 12
 # Faults start after so many windows of a segment, and last to its end.
 WINDOWS_BEFORE, WINDOWS_AFTER = 2, 4
 
-# Scores and contributions of every window of (rows, features).
-Score = Callable[[FloatArray], tuple[Float32Array, Float32Array]]
+# Scores and contributions of every so many windows of (rows, features).
+Score = Callable[[FloatArray, int], tuple[Float32Array, Float32Array]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,6 +46,7 @@ class Injected:
 def inject(
     detector: Detector,
     score: Score,
+    hop: int,
     runs: Sequence[Run],
     fields: Sequence[str],
     rule: EventRule,
@@ -68,19 +69,19 @@ def inject(
         first = int(random.integers(len(run.values) - rows + 1))
         segment = run.values[first : first + rows].copy()
         _bend(segment[start:, tag], kind, many * size[tag], run.values[:, tag], random)
-        scores, shares = score(segment)
-        at = _onset(scores.astype(np.float64), rule, start - window + 1)
+        scores, shares = score(segment, hop)
+        at = _onset(scores.astype(np.float64), rule, (start - window) // hop + 1)
         faults.append(
             Injection(
                 kind=kind,
                 field=fields[tag],
                 size=many,
                 caught=at is not None,
-                delay_s=float("nan") if at is None else (at + window - 1 - start) * period_s,
+                delay_s=float("nan") if at is None else (hop * at + window - 1 - start) * period_s,
                 blamed="" if at is None else fields[int(np.argmax(shares[at]))],
             )
         )
-        for answer, caught in _by_kind(detector, segment, rule, start).items():
+        for answer, caught in _by_kind(detector, segment, rule, start, hop).items():
             alone.setdefault(answer, []).append(caught)
     shares_caught = {kind: float(np.mean(caught)) for kind, caught in alone.items()}
     return Injected(tuple(faults), shares_caught)
@@ -114,15 +115,15 @@ def _bend(
 
 
 def _by_kind(
-    detector: Detector, segment: FloatArray, rule: EventRule, start: int
+    detector: Detector, segment: FloatArray, rule: EventRule, start: int, hop: int
 ) -> dict[Kind, bool]:
     z = detector.scaled(segment)
     found: dict[Kind, bool] = {}
     for scale in detector.scales:
         ratios = scale.ratios(scale.answers(statistics(z, scale.rows, scale.fast_rows)))
         for kind in set(scale.kinds):
-            part = ratios[:, [k is kind for k in scale.kinds]].max(axis=1)
-            caught = _onset(part, rule, start - scale.rows + 1) is not None
+            part = ratios[::hop, [k is kind for k in scale.kinds]].max(axis=1)
+            caught = _onset(part, rule, (start - scale.rows) // hop + 1) is not None
             found[kind] = found.get(kind, False) or caught
     return found
 

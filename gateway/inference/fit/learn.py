@@ -42,11 +42,19 @@ OVERLAP_WORTH = 3.0
 # Independent windows from which on straight lines, and products, are tried.
 LINES_WINDOWS_PER_COLUMN = 4
 CURVES_WINDOWS_MIN = 300
-# A tag's typical difference is at least this share of its standard deviation, and of its size.
+# A tag's typical difference is at least this share of its standard deviation.
 SCALE_SHARE_MIN = 0.3
+# One that moves by less than float32 can hold stands still; its typical difference is then held
+# to be this share of its size.
+FLOAT32_SHARE = 1e-6
 STILL_SHARE = 1e-3
-# Of more windows than this every second one is looked at, or third: 1 GB of memory must do.
-WINDOWS_MAX = 100_000
+# An answer is not surprising within these, however steady it was: in typical differences, and
+# for the logarithms of spreads.
+SIZE_MIN = {Kind.LEVEL: 1e-3, Kind.RELATION: 1e-3, Kind.SPREAD: 0.03, Kind.OVERALL: 0.03}
+# Of more windows times tags than this every second one is looked at, or third: 24 hours of 10
+# tags at 1 Hz are just below it, and take 300 MB.
+CELLS_MAX = 900_000
+STRETCH_WINDOWS = 8192
 # How far off tags are tried, in typical differences, and in how many windows.
 BLAME_SIZES = (0.2, 5.0)
 BLAME_WINDOWS = 256
@@ -85,7 +93,8 @@ def learn(runs: Sequence[Run], spans: Spans) -> Learned:
     center = np.median(values, axis=0)
     scale = 1.4826 * np.median(np.abs(values - center), axis=0)
     scale = np.maximum(scale, SCALE_SHARE_MIN * values.std(axis=0))
-    scale = np.maximum(scale, STILL_SHARE * np.maximum(np.abs(center), STILL_SHARE))
+    still = scale <= FLOAT32_SHARE * np.abs(center)
+    scale[still] = STILL_SHARE * np.where(center[still] == 0, 1.0, np.abs(center[still]))
     plain = Detector(center=center, scale=scale, scales=())
     z = [plain.scaled(run.values) for run in runs]
     rows_worth = independent(np.concatenate(z))
@@ -126,10 +135,15 @@ class _Places:
     row_fold: Index  # of each row of all runs
     fold: Index  # of each window
 
-    def of(self, found: Statistics, rows: int) -> Statistics:
-        """Of all windows of a run, those looked at."""
-        kept = slice(self.first + 1 - rows, None, self.every)
-        return Statistics(found.slow[kept], found.fast[kept], found.slope[kept], found.spread[kept])
+    def statistics(self, parts: Sequence[FloatArray], rows: int, fast_rows: int) -> Statistics:
+        """Of the windows looked at of all runs, a stretch at a time: sums need room."""
+        found = []
+        for part in parts:
+            for first in range(self.first, len(part), STRETCH_WINDOWS * self.every):
+                last = first + (STRETCH_WINDOWS - 1) * self.every + 1
+                one = statistics(part[first - rows + 1 : last], rows, fast_rows)
+                found.append(one.every(self.every))
+        return Statistics.joined(found)
 
 
 def _places(runs: Sequence[Run], longest: int) -> _Places:
@@ -141,7 +155,7 @@ def _places(runs: Sequence[Run], longest: int) -> _Places:
         row_fold = np.repeat([order[run.recording] for run in runs], lengths)
     else:
         row_fold = np.arange(sum(lengths)) * FOLDS // sum(lengths)
-    every = -(-sum(lengths) // WINDOWS_MAX)
+    every = -(-sum(lengths) * runs[0].values.shape[1] // CELLS_MAX)
     ends = [
         start + np.arange(longest - 1, length, every)
         for start, length in zip(np.cumsum([0, *lengths[:-1]]), lengths, strict=True)
@@ -159,7 +173,7 @@ def _fit_scale(
     z: Sequence[FloatArray], places: _Places, span: tuple[int, int], rows_worth: FloatArray
 ) -> _FittedScale:
     rows, fast_rows = span
-    found = Statistics.joined([places.of(statistics(p, rows, fast_rows), rows) for p in z])
+    found = places.statistics(z, rows, fast_rows)
     n = found.slow.shape[1]
     chance = CHANCE_SIGMA * (found.fast - found.slow).std(axis=0)
     level = level_of(found.slow, found.fast, chance)
@@ -171,7 +185,7 @@ def _fit_scale(
     spread, spread_errors = expectations(context, shakes, related.pairs)
     at = np.flatnonzero(related.tells)
     off = related.errors[:, at]
-    size = off.std(axis=0) + 1e-9
+    size = np.maximum(off.std(axis=0), SIZE_MIN[Kind.RELATION])
     kinds = [Kind.LEVEL] * n + [Kind.RELATION] * len(at) + [Kind.SPREAD] * n
     tags = np.concatenate([np.arange(n), at, np.arange(n)])
     answers = [level, off, spread_errors]
@@ -195,7 +209,7 @@ def _fit_scale(
         related=at,
         relation=related.coefficients[:, at],
         relation_size=size,
-        blame=np.zeros((2, len(at), n)),
+        blame=np.zeros((1, len(at), n)),
         spread=spread,
         kinds=tuple(kinds),
         tags=tags,
@@ -208,13 +222,15 @@ def _fit_scale(
 
 
 def _blame(scale: Scale, level: FloatArray, slope: FloatArray) -> FloatArray:
-    """(2, r, n): what each tag, if it alone is off, does to the relations.
+    """(1 or 2, r, n): what each tag, if it alone is off, does to the relations.
 
-    Tried out, as curves bend: the two main directions of what the tag's being off by more and
-    less does in windows from all over the history.
+    Tried out, as curves bend: the main directions of what the tag's being off by more and less
+    does in windows from all over the history.
     """
     n, r = level.shape[1], len(scale.related)
-    found = np.zeros((2, r, n))
+    # Straight lines have one direction; of few relations two would explain everything.
+    directions = 2 if scale.pairs.shape[1] and r >= 6 else 1
+    found = np.zeros((directions, r, n))
     if not r:
         return found
     rows = np.linspace(0, len(level) - 1, min(len(level), BLAME_WINDOWS)).astype(np.int64)
@@ -229,8 +245,7 @@ def _blame(scale: Scale, level: FloatArray, slope: FloatArray) -> FloatArray:
         effect = (off - usual) / scale.relation_size
         length = np.linalg.norm(effect, axis=1, keepdims=True)
         _, _, along = np.linalg.svd(effect / np.maximum(length, 1e-9), full_matrices=False)
-        directions = min(2, max(1, r // 3))  # of few relations two directions would explain all
-        found[:directions, :, tag] = along[:directions]
+        found[:, :, tag] = along[:directions]
     return found
 
 
@@ -260,7 +275,8 @@ def _limited(
     is_level = np.array([kind is Kind.LEVEL for kind in scale.kinds])
     worth[is_level] = rows_worth[scale.tags[is_level]]
     worth = np.minimum(worth, OVERLAP_WORTH * len(places.row_fold) / scale.rows)
-    size = (found.std(axis=0) + 1e-9) * np.sqrt(1 + 1 / worth)
+    least = np.array([SIZE_MIN[kind] for kind in scale.kinds])
+    size = np.maximum(found.std(axis=0), least) * np.sqrt(1 + 1 / worth)
     sides = np.where(two_sided, 2, 1)
     by_trial = spans.per_trial(scale.fast_rows) / answers
     student = np.array(
@@ -276,9 +292,8 @@ def _limited(
         weight = np.array([credibility(min(count, blocks)) for count in worth])
         by_block = spans.per_trial(scale.rows) / answers
         cut = found[: blocks * block].reshape(blocks, block, a)
-        least = 0.1 * size
         for side, maxima in ((1, cut.max(axis=1)), (-1, (-cut).max(axis=1))):
-            seen = np.maximum(return_level(maxima, by_block / 2), least)
+            seen = np.maximum(return_level(maxima, by_block / 2), size)
             blended = (1 - weight) * student * size + weight * seen
             if side > 0:
                 limit_high = blended

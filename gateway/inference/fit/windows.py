@@ -46,6 +46,11 @@ class Statistics:
     slope: FloatArray
     spread: FloatArray
 
+    def every(self, count: int) -> Statistics:
+        """Of every so many windows, from the first on."""
+        step = slice(None, None, count)
+        return Statistics(self.slow[step], self.fast[step], self.slope[step], self.spread[step])
+
     @staticmethod
     def joined(parts: Sequence[Statistics]) -> Statistics:
         return Statistics(

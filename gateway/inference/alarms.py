@@ -112,6 +112,11 @@ class Alarms:
         """The fields that made the peak of the open event, most first."""
         return self._watches[slot].top if self._watches[slot].is_open else ""
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether an event is open, or coming."""
+        return bool(self._busy)
+
     def calm(self, is_below: BoolArray) -> BoolArray:
         """Of the slots whose score is below 1 those where no event is open or coming."""
         if not self._busy:

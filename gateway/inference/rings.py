@@ -61,6 +61,7 @@ class Rings:
         self._is_valid: BoolArray = np.zeros((0, window), np.bool_)
         self._hole: npt.NDArray[np.int64] = np.zeros((0, features), np.int64)  # its length so far
         self._has_holes = False
+        self._complete = 0  # columns in a row without a hole
 
     @property
     def bytes_per_asset(self) -> int:
@@ -72,6 +73,7 @@ class Rings:
         if slot == len(self._ring):
             self._grow(max(8, 2 * slot))
         self._has_holes = True  # before its first sample all is one hole
+        self._complete = 0
         self.slots += 1
         return slot
 
@@ -82,13 +84,15 @@ class Rings:
         return cell
 
     def hold(
-        self, cells: CellArray, values: FloatArray, usable: BoolArray, t_ns: TimeArray | int
+        self, cells: CellArray, values: FloatArray, usable: BoolArray | None, t_ns: TimeArray | int
     ) -> None:
         """Take samples of these times, in order: of one cell the last counts.
 
-        One that is older than what its cell holds is no news. Not usable leaves the value.
+        One that is older than what its cell holds is no news. Not usable leaves the value; with
+        None all are.
         """
-        usable = usable & (np.abs(values) <= _FLOAT32_MAX)  # NaN is not
+        has_room = np.abs(values) <= _FLOAT32_MAX  # NaN is not
+        usable = has_room if usable is None else usable & has_room
         late = t_ns < self._heard_ns[cells]
         if late.any():
             rest = ~late
@@ -101,6 +105,11 @@ class Rings:
             cells, values = cells[usable], values[usable]
         self._value[cells] = values
         self._heard_ns[NOWHERE] = _NEVER
+
+    @property
+    def all_valid(self) -> bool:
+        """Whether every column of every window is valid: then `valid` need not be looked at."""
+        return self._complete > self.window
 
     @property
     def values(self) -> FloatArray:
@@ -119,8 +128,7 @@ class Rings:
         fresh = tick_ns - self._heard_ns[used] <= self._age_max_ns[used]
         fresh = fresh.reshape(n, self.features)
         column = self._value[used].astype(np.float32).reshape(n, self.features)
-        self._ring[:n, position] = column
-        self._ring[:n, position + window] = column
+        self._ring[:n, position::window] = column[:, np.newaxis]  # both places at once
         has_holes = not fresh.all()
         if has_holes or self._has_holes:  # the usual tick has none: 16 us become 10
             hole = self._hole[:n]
@@ -130,10 +138,12 @@ class Rings:
             np.minimum(hole + 1, window, out=hole)
             hole[fresh] = 0
             self._has_holes = has_holes
-        complete = fresh.all(axis=1) if has_holes else np.ones(n, np.bool_)
-        oldest = self._is_valid[:n, position]
-        self.valid[:n] += complete.astype(np.int64) - oldest
-        self._is_valid[:n, position] = complete
+        self._complete = 0 if has_holes else self._complete + 1
+        if self._complete <= window:  # then all is valid, and stays so
+            complete = fresh.all(axis=1) if has_holes else np.ones(n, np.bool_)
+            oldest = self._is_valid[:n, position]
+            self.valid[:n] += complete.astype(np.int64) - oldest
+            self._is_valid[:n, position] = complete
         return fresh if has_holes else None
 
     def gather(self, out: Float32Array) -> None:

@@ -39,6 +39,7 @@ FLAT_RUNS = 3
 # Fewer equal samples in a row than this happen to a coarse register by chance.
 FLAT_TICKS_MIN = 10
 JUMP_STEPS = 8
+KEPT_TICKS = 8
 RANGE_SPANS = 20
 
 # A change of less than this share of the usual one is none: the noise that every live input has
@@ -95,6 +96,11 @@ class SensorWatch:
         shape = (0, len(facts))
         self._before: FloatArray = np.zeros(shape)
         self._change: FloatArray = np.zeros(shape)
+        self._kept: FloatArray = np.zeros(
+            (KEPT_TICKS, *shape)
+        )  # ticks that are yet to be looked at
+        self._kept_ticks: npt.NDArray[np.int64] = np.zeros(KEPT_TICKS, np.int64)
+        self._kept_count = 0
         self._was_fresh: BoolArray = np.zeros(shape, np.bool_)
         self._moved: npt.NDArray[np.int64] = np.zeros(shape, np.int64)  # at which tick it last did
         self._heard: npt.NDArray[np.int64] = np.zeros(shape, np.int64)  # tick it was last fresh
@@ -105,13 +111,15 @@ class SensorWatch:
         self.faults: ByteArray = np.zeros(shape, np.uint8)
         self.has_faults = False
         self._outside_cells: BoolArray = np.zeros(1, np.bool_)  # of their tag's own range
-        self._any_outside = False
+        self.any_outside = False
 
     def grow(self, slots: int, tick: int) -> None:
         """Room for more assets, of which nothing is known before `tick`."""
         more = slots - len(self._before)
         if more <= 0:
             return
+        self._catch_up()
+        self._kept = np.zeros((KEPT_TICKS, slots, self._before.shape[1]))
         filled = {"_before": 0, "_moved": tick, "_heard": tick, "_held_until": -1}
         for name in (*filled, "_change", "_was_fresh", "faults"):
             old = getattr(self, name)
@@ -130,36 +138,66 @@ class SensorWatch:
 
         Cells are those of the rings: NOWHERE, then slot by slot each feature.
         """
-        if self._any_outside or is_outside.any():
+        if self.any_outside or is_outside.any():
             flat = self._outside_cells
             flat[cells] = is_outside
             flat[NOWHERE] = False
-            self._any_outside = bool(flat.any())
+            self.any_outside = bool(flat.any())
 
     def push(self, tick: int, values: FloatArray, fresh: BoolArray | None) -> None:
         """What the inputs are at a tick, (slots, features); `fresh` is None when all of them are.
 
-        Costs a few microseconds: it only notes what moved and what jumped.
+        While all are fresh they are only kept, and looked at a few ticks at a time: a numpy call
+        costs about a microsecond whatever its length.
         """
+        if fresh is None and not self._had_holes:
+            self._kept[self._kept_count] = values
+            self._kept_ticks[self._kept_count] = tick
+            self._kept_count += 1
+            if self._kept_count == KEPT_TICKS:
+                self._catch_up()
+            return
+        self._catch_up()
+        now = np.ones(values.shape, np.bool_) if fresh is None else fresh
         change = self._change
         np.subtract(values, self._before, out=change)
         np.abs(change, out=change)
-        moved = change > self._still
-        jumped = change > self._jump
-        if fresh is not None or self._had_holes:
-            now = np.ones_like(moved) if fresh is None else fresh
-            jumped &= now & self._was_fresh
-            moved |= ~now | ~self._was_fresh
-            np.copyto(self._heard, tick, where=now)
-            self._was_fresh = now.copy()
-            self._had_holes = fresh is not None
+        moved = (change > self._still) | ~now | ~self._was_fresh
+        jumped = (change > self._jump) & now & self._was_fresh
+        np.copyto(self._heard, tick, where=now)
+        self._was_fresh = now.copy()
+        self._had_holes = fresh is not None
         np.copyto(self._moved, tick, where=moved)
         if jumped.any():
-            self._note_jumps(tick, values, jumped)
+            self._note_jumps(tick, values - self._before, jumped)
         np.copyto(self._before, values)
+
+    def _catch_up(self) -> None:
+        """Look at the ticks that were kept, oldest first."""
+        count, self._kept_count = self._kept_count, 0
+        if not count:
+            return
+        values, ticks = self._kept[:count], self._kept_ticks[:count]
+        steps = np.diff(values, axis=0, prepend=self._before[np.newaxis])
+        change = np.abs(steps)
+        moved = change > self._still
+        newest = ticks[count - 1 - np.argmax(moved[::-1], axis=0)]
+        np.copyto(self._moved, newest, where=moved.any(axis=0))
+        jumped = change > self._jump
+        if jumped.any():
+            for i in np.flatnonzero(jumped.any(axis=(1, 2))).tolist():
+                self._note_jumps(int(ticks[i]), steps[i], jumped[i])
+        self._change = change[-1]
+        np.copyto(self._before, values[-1])
+
+    @property
+    def is_suspicious(self) -> bool:
+        """Whether something asks for a judgement: a fault that is known, a hole, a jump."""
+        return self.has_faults or self._had_holes or bool(self._jumps) or self.any_outside
 
     def judge(self, tick: int) -> None:
         """Bring `faults` up to a tick, which was the last to be pushed."""
+        self._catch_up()
         if not self._had_holes:
             self._heard[:] = tick
         found = np.zeros(self.faults.shape, np.uint8)
@@ -172,7 +210,7 @@ class SensorWatch:
         outside = (self._before < self._far_low) | (self._before > self._far_high)
         if outside.any():
             self._keep_lone(outside)
-        if self._any_outside:
+        if self.any_outside:
             outside |= self._outside_cells[1:].reshape(outside.shape)
         found[outside & self._was_fresh] = SensorFault.OUT_OF_RANGE
         if self._had_holes:
@@ -192,6 +230,7 @@ class SensorWatch:
 
     def clock_stepped_back(self, tick: int) -> None:
         """Ticks of before the step must not look like the future."""
+        self._catch_up()
         for ticks in (self._moved, self._heard):
             np.minimum(ticks, tick, out=ticks)
         np.minimum(self._held_until, tick + self._window, out=self._held_until)
@@ -206,9 +245,9 @@ class SensorWatch:
             if fault
         )
 
-    def _note_jumps(self, tick: int, values: FloatArray, jumped: BoolArray) -> None:
+    def _note_jumps(self, tick: int, steps: FloatArray, jumped: BoolArray) -> None:
         for slot, feature in zip(*(axis.tolist() for axis in np.nonzero(jumped)), strict=True):
-            by = float(values[slot, feature] - self._before[slot, feature])
+            by = float(steps[slot, feature])
             jumps = self._jumps.setdefault((slot, feature), [])
             jumps.append((tick, by))
             del jumps[: -self._window]

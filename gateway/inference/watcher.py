@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from gateway.errors import ModelFailed, SluicegateError
-from gateway.frame import FloatArray, Frame, IdArray
+from gateway.frame import BoolArray, ByteArray, FloatArray, Frame, IdArray
 from gateway.inference import ModelStats
 from gateway.inference.alarms import Alarms
 from gateway.inference.bundle import Bundle
@@ -51,12 +51,15 @@ RING_BYTES_MAX = 256 * 2**20
 # A run that takes longer than this is not done on the event loop.
 RUN_ON_LOOP_MS_MAX = 2.0
 
+# A sensor that is at fault and makes no alarm can wait so long for its verdict.
+JUDGE_PERIOD_S = 10.0
 # A model that fails so often in a row is not run any more.
 FAILURES_MAX = 3
 
 # Longer than any past: before the first tick nothing is known.
 NOT_YET = 2**62
 
+_TRUE = np.ones(1, np.bool_)
 # As numbers: looking a member up by name costs more than the comparison it is for.
 _GOOD, _BAD, _BAD_WAITING = int(Quality.GOOD), int(Quality.BAD), int(Quality.BAD_WAITING)
 _BAD_SENSOR, _OUTSIDE = int(Quality.BAD_SENSOR_FAILURE), int(Quality.UNCERTAIN_RANGE)
@@ -174,6 +177,8 @@ class Watcher:
             window=manifest.window,
             invalid_max=manifest.window - self._valid_min,
         )
+        # Of how many scores in a row one has the sensors judged, though nothing asks for it.
+        self._judged = max(1, round(JUDGE_PERIOD_S / self.hop_s))
         self._alarms = Alarms(self.name, manifest, self._rule, self._rings, self.stats)
         self._drift = Drift(
             self.name,
@@ -218,12 +223,15 @@ class Watcher:
         What a broker kept while a device was away comes with the times it was taken at: it is the
         past, and too old to be the present.
         """
-        cells = self._cells[frame.tag_ids]
-        t_ns = np.minimum(frame.t_ns, now_ns)  # a device's clock may be ahead of ours
-        self._rings.hold(cells, frame.values, frame.quality < _BAD, t_ns)
-        self._sensors.note_outside(cells, frame.quality == _OUTSIDE)
-        late = now_ns - t_ns > self._age_max_ns
-        if late.any():
+        cells, t_ns = self._cells[frame.tag_ids], frame.t_ns
+        if t_ns.max() > now_ns:  # a device's clock may be ahead of ours
+            t_ns = np.minimum(t_ns, now_ns)
+        usable = frame.quality < _BAD if frame.quality.any() else None
+        self._rings.hold(cells, frame.values, usable, t_ns)
+        if usable is not None or self._sensors.any_outside:
+            self._sensors.note_outside(cells, frame.quality == _OUTSIDE)
+        if now_ns - int(t_ns.min()) > self._age_max_ns:
+            late = now_ns - t_ns > self._age_max_ns
             self.stats.samples_late_total += int(np.count_nonzero(late & (cells != NOWHERE)))
 
     @property
@@ -393,41 +401,61 @@ class Watcher:
             self._sensors.push(tick, self._rings.values, fresh)
             self._tick_ns = tick_ns
             if tick % self._manifest.hop == 0 and self._rings.slots:
-                self._sensors.judge(tick)
                 made.append((yield from self._score(tick_ns)))
         return made
 
     def _score(self, tick_ns: int) -> Work[Scores]:
         """One run for all assets; not known is NaN, with bad quality."""
         n = self._rings.slots
-        known = self._rings.valid[:n] >= self._valid_min
-        quality = np.full(n, _BAD_WAITING, np.uint8)
+        all_known = self._rings.all_valid
+        known = _TRUE if all_known else self._rings.valid[:n] >= self._valid_min
         contributions = None
-        if self.is_quarantined:
-            quality[known] = _BAD
-            known[:] = False
-        elif known.any():
+        if (all_known or known.any()) and not self.is_quarantined:
             self._gather(n)
             yield self._run
             contributions = self._take_run(n)
-            quality[known] = _BAD  # there was data, but the model made nothing of it
-            known &= np.isfinite(self._scores)
-            quality[known] = _GOOD
+        else:
+            self._scores = np.full(n, np.nan)
+        stats, sensors = self.stats, self._sensors
+        stats.windows_total += n
+        # Sensors are judged now and then, and before an alarm or what looks like a fault of one:
+        # so the usual tick, all known and all calm, costs a third less.
+        is_calm = (
+            (all_known or bool(known.all()))
+            and np.maximum.reduce(self._scores) < 1  # which NaN is not
+            and np.minimum.reduce(self._scores) > -np.inf
+        )
+        tick = tick_ns // self._period_ns
+        if not is_calm or sensors.is_suspicious or tick // self._manifest.hop % self._judged == 0:
+            sensors.judge(tick)
+        quality: int | ByteArray = 0
+        if not is_calm or sensors.has_faults:
+            quality = self._mark(np.ones(n, np.bool_) if all_known else known)
+        # The next run fills an array of its own, so this one is the frame's to keep.
+        frame = Frame.of(tick_ns, self._score_ids, self._scores, quality)
+        events: list[Event] = []
+        if not is_calm or self._alarms.is_busy:
+            events += self._alarms.step(tick_ns, self._scores, contributions, self._doubts)
+        events += self._alarms.step_sensors(tick_ns, sensors)
+        if self._watches_drift and self._drift.is_due(tick_ns, self._hop_ns):
+            events += yield from self._count_drift(tick_ns)
+        return Scores(frame, events)
+
+    def _mark(self, known: BoolArray) -> ByteArray:
+        """The scores' quality: whether each is known, and if not, why; those are NaN then."""
+        quality = np.zeros(len(known), np.uint8)
+        is_number = np.isfinite(self._scores)
+        quality[~known] = _BAD_WAITING
+        quality[known & ~is_number] = _BAD  # there was data, but the model made nothing of it
+        known &= is_number
         if self._sensors.has_faults:
             gated = self._sensors.faults.any(axis=1)
             self.stats.windows_gated_total += int(np.count_nonzero(gated))
             quality[gated] = _BAD_SENSOR
             known &= ~gated
         self._scores[~known] = np.nan
-        self.stats.windows_total += n
-        self.stats.windows_unknown_total += n - int(np.count_nonzero(known))
-        frame = Frame.of(tick_ns, self._score_ids, self._scores.copy(), quality)
-        events: list[Event] = []
-        events += self._alarms.step(tick_ns, self._scores, contributions, self._doubts)
-        events += self._alarms.step_sensors(tick_ns, self._sensors)
-        if self._watches_drift and self._drift.is_due(tick_ns, self._hop_ns):
-            events += yield from self._count_drift(tick_ns)
-        return Scores(frame, events)
+        self.stats.windows_unknown_total += len(known) - int(np.count_nonzero(known))
+        return quality
 
     def _doubts(self, slot: int) -> str:
         """What is wrong with an asset's sensors; a drift is a doubt, but gates nothing."""
@@ -462,7 +490,7 @@ class Watcher:
             self._failures += 1
             if stats.error_last != run.error:
                 log.error("model.run_failed model=%s error=%s", self.name, run.error)
-            self._scores[:] = np.nan
+            self._scores = np.full(n, np.nan)
             if self._failures >= FAILURES_MAX:
                 stats.active, stats.state = False, "quarantined"
                 log.error("model.quarantined model=%s failures=%d", self.name, self._failures)
@@ -476,7 +504,7 @@ class Watcher:
         """What the model gives to scores: 0 is normal, 1 alarms."""
         manifest = self._manifest
         if manifest.normal == 0:
-            np.divide(found, manifest.threshold, out=self._scores)
+            self._scores = np.divide(found, manifest.threshold, dtype=np.float64)
         else:
             span = manifest.threshold - manifest.normal
-            np.divide(found.astype(np.float64) - manifest.normal, span, out=self._scores)
+            self._scores = (found.astype(np.float64) - manifest.normal) / span

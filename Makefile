@@ -3,9 +3,10 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+FUZZ_RUNS ?= 10000000
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench soak format lock clean packages
+.PHONY: help demo test lint bench soak fuzz format lock clean packages
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 10
@@ -27,6 +28,9 @@ bench: $(VENV)/test.stamp  ## the figures of bench/RESULTS.md
 
 soak: packages $(VENV)/test.stamp  ## ten minutes of a plant, then 20 kills, counted in a real database
 	$(BIN)/python -m bench.soak
+
+fuzz: $(VENV)/test.stamp  ## ten million executions of codecs and readers, guided by coverage (FUZZ_RUNS)
+	$(BIN)/python -m tests.fuzz --runs $(FUZZ_RUNS)
 
 format: $(VENV)/test.stamp  ## ruff, mending what it can
 	$(BIN)/ruff check --fix .

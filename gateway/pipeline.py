@@ -51,6 +51,7 @@ IDLE_TURN_S = 0.25
 # A supervisor grants five seconds from SIGTERM to exit; the disk gets three of them.
 DRAIN_S = 3.0
 CLOCK_CHECK_S = 1.0
+ATTEND_PERIOD_S = 1.0
 # Unsynced, a small file: it costs the card nothing to speak of.
 BUDGET_SAVE_PERIOD_S = 60.0
 
@@ -126,6 +127,8 @@ class Gateway:
                 yield self
             finally:
                 self.wear.end()
+                if self.engine is not None:
+                    self.engine.close()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set, then drain. Needs `opened()`."""
@@ -134,6 +137,7 @@ class Gateway:
             delivering = tasks.create_task(self._deliver(), name="sinks")
             following = tasks.create_task(self._follow_clock(), name="clock")
             turning = tasks.create_task(self._turn(draining), name="turns")
+            attending = tasks.create_task(self._attend(), name="models")
             reading = tasks.create_task(self._read(), name="sources")
             await stop.wait()
             log.info("gateway.stopping")
@@ -144,6 +148,7 @@ class Gateway:
             if turning.cancel():
                 log.error("gateway.not_drained reason=the disk did not answer in %s s", DRAIN_S)
             following.cancel()
+            attending.cancel()
             delivering.cancel()
 
     async def _read(self) -> None:
@@ -264,6 +269,18 @@ class Gateway:
         for on_durable in waiting:
             on_durable()
 
+    async def _attend(self) -> None:
+        """Hear what operators say of events, and what they ask of the models."""
+        if self.engine is None:
+            return
+        from gateway.inference.desk import answer_asks  # noqa: PLC0415 - only with a model
+
+        directory = self.config.settings.gateway.data_dir / "models"
+        while True:
+            await asyncio.sleep(ATTEND_PERIOD_S)
+            self.engine.attend(self.clock.utc_ns())
+            await answer_asks(self.engine, directory)
+
     async def _follow_clock(self) -> None:
         if self.clock.boot:
             await self._find_time()
@@ -308,8 +325,6 @@ class Gateway:
         stats.trusted = not clock.boot
         stats.samples_waiting = self.spool.samples_waiting
         stats.wall_ahead_s = clock.wall_ahead_ns() / 1e9
-        if self.engine is not None:
-            self.engine.attend(clock.utc_ns())
 
 
 @asynccontextmanager

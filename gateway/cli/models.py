@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from gateway.cli.swap import add_commands
 from gateway.errors import BundleInvalid, SluicegateError
 
 __all__ = ["add_parser", "key_of"]
@@ -36,6 +37,7 @@ def add_parser(subparsers: Any) -> None:
     key = _command(commands, "key", _key, "print the device's public key; made on first use")
     key.add_argument("config", type=Path, nargs="?", help="sluicegate.toml; its data_dir has it")
     key.add_argument("--key", type=Path, help="another file for the private key")
+    add_commands(commands)
 
 
 def key_of(config: Path | None, key: Path | None) -> Path:

@@ -8,6 +8,7 @@
       level     is the level of a tag where it was learned?                         "level"
       relation  is it where the other tags say it should be?  level - context @ C   "relation"
       spread    does it shake as much as it should, here?     log spread - context  "spread"
+      band      and as fast, where there is more than a sample a second?            "band"
       overall   are the relations off together, if none is by itself?  log mean square  "overall"
       ratio     (answer - usual) / limit
       score     the largest ratio
@@ -29,7 +30,7 @@ import numpy.typing as npt
 
 from gateway.frame import BoolArray, FloatArray
 from gateway.inference.fit.graph import Graph
-from gateway.inference.fit.windows import Statistics, level_of, weights
+from gateway.inference.fit.windows import Statistics, level_of, statistics, weights
 
 __all__ = ["CONTRIBUTIONS", "INPUT", "SCORE", "Detector", "Kind", "Scale", "export"]
 
@@ -52,6 +53,7 @@ class Kind(Enum):
     LEVEL = "level"
     RELATION = "relation"
     SPREAD = "spread"
+    BAND = "band"
     OVERALL = "overall"
 
 
@@ -61,9 +63,10 @@ class Scale:
 
     rows: int
     fast_rows: int
+    lags: tuple[int, ...]  # of the bands
     chance: FloatArray  # (n,) by which fast differs from slow in noise
     slope_scale: FloatArray  # (n,)
-    spread_floor: FloatArray  # (n,)
+    spread_floor: FloatArray  # (s,), s = n (1 + lags): the spread, then each band
     context_low: FloatArray  # (2n,) of levels and slopes; nothing is extrapolated
     context_high: FloatArray
     pairs: Index  # (2, p) of the 2n whose products are context, too: c = 2n + p
@@ -71,7 +74,7 @@ class Scale:
     relation: FloatArray  # (c + 1, r) coefficients; the last row is the constant
     relation_size: FloatArray  # (r,) usual size of what a relation leaves
     blame: FloatArray  # (1 or 2, r, n) directions in which a tag puts the relations off
-    spread: FloatArray  # (c + 1, n)
+    spread: FloatArray  # (c + 1, s)
     kinds: tuple[Kind, ...]  # (a,) of each answer
     tags: Index  # (a,) its tag; -1 when it is about all
     usual: FloatArray  # (a,)
@@ -87,6 +90,10 @@ class Scale:
         base = np.concatenate([level, slope / self.slope_scale], axis=1)
         base = np.clip(base, self.context_low, self.context_high)
         return np.concatenate([base, base[:, self.pairs[0]] * base[:, self.pairs[1]]], axis=1)
+
+    def statistics(self, z: FloatArray) -> Statistics:
+        """Of every window of scaled rows."""
+        return statistics(z, self.rows, self.fast_rows, self.lags)
 
     def answers(self, found: Statistics) -> FloatArray:
         """(m, a) of m windows."""
@@ -194,10 +201,15 @@ def _export_spread(graph: Graph, z: str, slow: str, slope: str, scale: Scale, wi
     of_line = graph.add(
         "Mul", graph.add("Mul", slope, slope), graph.floats((rows**2 - 1) / 12 / rows**2)
     )
-    variance = graph.add("Relu", graph.add("Sub", mean, of_line))
-    return graph.add(
-        "Log", graph.add("Add", graph.add("Sqrt", variance), graph.floats(scale.spread_floor))
-    )
+    squares = [graph.add("Relu", graph.add("Sub", mean, of_line))]
+    for lag in scale.lags:
+        later = graph.add("Slice", own, *(graph.integers(k) for k in (lag, rows, 1)))
+        sooner = graph.add("Slice", own, *(graph.integers(k) for k in (0, rows - lag, 1)))
+        apart = graph.add("Sub", later, sooner)
+        square = graph.add("Mul", apart, apart)
+        squares.append(graph.add("ReduceMean", square, graph.integers(1), keepdims=0))
+    spread = graph.add("Sqrt", _joined(graph, squares))
+    return graph.add("Log", graph.add("Add", spread, graph.floats(scale.spread_floor)))
 
 
 def _export_context(graph: Graph, level: str, slope: str, scale: Scale) -> str:

@@ -39,7 +39,7 @@ from gateway.inference.fit.learn import Learned, Spans, learn
 from gateway.inference.fit.recording import Recording
 from gateway.inference.fit.relations import FOLDS
 from gateway.inference.fit.states import operating_states
-from gateway.inference.fit.windows import Run, runs_of, statistics
+from gateway.inference.fit.windows import Run, runs_of
 from gateway.inference.runtime import Float32Array, Runner
 
 __all__ = [
@@ -64,6 +64,7 @@ SCORE_ROWS_MAX = 256
 # Rows of the two time scales, and of the fast part of each; at less than a second a row, more.
 SCALES = ((16, 4), (32, 8))
 TIMES_MAX = 10
+BAND_LAGS = (1, 4, 16)
 WINDOW_MIN = 8
 # An event opens after so many scores of 1, and closes after so many below CLOSE_BELOW: three
 # scores in a row are no glitch, and a fault that wavers stays one event.
@@ -224,6 +225,8 @@ def _spans(recording: Recording, settings: FitSettings) -> Spans:
     return Spans(
         period_s=recording.period_s,
         scales=tuple(scales),
+        # Slower than twice a second a band tells nothing that the spread does not.
+        lags=tuple(lag for lag in BAND_LAGS if times > 1 and lag <= scales[0][0] // 8),
         false_alarms_per_day=settings.false_alarms_per_day,
     )
 
@@ -285,7 +288,7 @@ def _pieces(runs: Sequence[Run], rows: int, window: int) -> list[Run]:
 def _mark(detector: parts.Detector, piece: Run, rows: BoolArray) -> int:
     """Mark the rows of the windows that score too high for too long; how many."""
     scale = detector.scales[0]
-    answers = scale.answers(statistics(detector.scaled(piece.values), scale.rows, scale.fast_rows))
+    answers = scale.answers(scale.statistics(detector.scaled(piece.values)))
     high = scale.ratios(answers).max(axis=1) >= UNUSUAL_SCORE
     # A moment that long is a fault; a shorter one is what extremes are made of.
     steady = np.convolve(high, np.ones(scale.rows), "same") >= scale.rows / 2
@@ -334,6 +337,7 @@ def _detectors(learned: Learned, injected: Injected) -> tuple[Detector, ...]:
         Kind.LEVEL: "each tag's level against where it was learned",
         Kind.RELATION: f"each tag against what the others say it should be ({how})",
         Kind.SPREAD: "how much each tag shakes",
+        Kind.BAND: "how fast each tag shakes, in bands two octaves apart",
         Kind.OVERALL: "all relations together",
     }
     return tuple(

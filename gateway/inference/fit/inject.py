@@ -19,7 +19,7 @@ from gateway.inference.events import EventRule
 from gateway.inference.fit.calibrate import states
 from gateway.inference.fit.detector import Detector, Kind
 from gateway.inference.fit.fitted import Injection
-from gateway.inference.fit.windows import Run, statistics
+from gateway.inference.fit.windows import Run
 from gateway.inference.runtime import Float32Array
 
 __all__ = ["Injected", "inject"]
@@ -120,7 +120,7 @@ def _by_kind(
     z = detector.scaled(segment)
     found: dict[Kind, bool] = {}
     for scale in detector.scales:
-        ratios = scale.ratios(scale.answers(statistics(z, scale.rows, scale.fast_rows)))
+        ratios = scale.ratios(scale.answers(scale.statistics(z)))
         for kind in set(scale.kinds):
             part = ratios[::hop, [k is kind for k in scale.kinds]].max(axis=1)
             caught = _onset(part, rule, (start - scale.rows) // hop + 1) is not None

@@ -50,7 +50,8 @@ FLOAT32_SHARE = 1e-6
 STILL_SHARE = 1e-3
 # An answer is not surprising within these, however steady it was: in typical differences, and
 # for the logarithms of spreads.
-SIZE_MIN = {Kind.LEVEL: 1e-3, Kind.RELATION: 1e-3, Kind.SPREAD: 0.03, Kind.OVERALL: 0.03}
+SIZE_MIN = {Kind.LEVEL: 1e-3, Kind.RELATION: 1e-3, Kind.SPREAD: 0.03}
+SIZE_MIN |= {Kind.BAND: 0.03, Kind.OVERALL: 0.03}
 # Of more windows times tags than this every second one is looked at, or third: 24 hours of 10
 # tags at 1 Hz are just below it, and take 300 MB.
 CELLS_MAX = 900_000
@@ -68,6 +69,7 @@ class Spans:
 
     period_s: float
     scales: tuple[tuple[int, int], ...]
+    lags: tuple[int, ...] = ()  # of the bands of the first scale, rows
     false_alarms_per_day: float
 
     def per_trial(self, rows: int) -> float:
@@ -99,7 +101,10 @@ def learn(runs: Sequence[Run], spans: Spans) -> Learned:
     z = [plain.scaled(run.values) for run in runs]
     rows_worth = independent(np.concatenate(z))
     places = _places(runs, max(rows for rows, _ in spans.scales))
-    fitted = [_fit_scale(z, places, scale, rows_worth) for scale in spans.scales]
+    fitted = [
+        _fit_scale(z, places, scale, () if k else spans.lags, rows_worth)
+        for k, scale in enumerate(spans.scales)
+    ]
     answers = sum(len(one.scale.kinds) for one in fitted)
     scales = tuple(_limited(one, spans, places, answers, rows_worth) for one in fitted)
     by_kind: dict[Kind, FloatArray] = {}
@@ -135,13 +140,15 @@ class _Places:
     row_fold: Index  # of each row of all runs
     fold: Index  # of each window
 
-    def statistics(self, parts: Sequence[FloatArray], rows: int, fast_rows: int) -> Statistics:
+    def statistics(
+        self, parts: Sequence[FloatArray], rows: int, fast_rows: int, lags: tuple[int, ...]
+    ) -> Statistics:
         """Of the windows looked at of all runs, a stretch at a time: sums need room."""
         found = []
         for part in parts:
             for first in range(self.first, len(part), STRETCH_WINDOWS * self.every):
                 last = first + (STRETCH_WINDOWS - 1) * self.every + 1
-                one = statistics(part[first - rows + 1 : last], rows, fast_rows)
+                one = statistics(part[first - rows + 1 : last], rows, fast_rows, lags)
                 found.append(one.every(self.every))
         return Statistics.joined(found)
 
@@ -170,10 +177,14 @@ def _places(runs: Sequence[Run], longest: int) -> _Places:
 
 
 def _fit_scale(
-    z: Sequence[FloatArray], places: _Places, span: tuple[int, int], rows_worth: FloatArray
+    z: Sequence[FloatArray],
+    places: _Places,
+    span: tuple[int, int],
+    lags: tuple[int, ...],
+    rows_worth: FloatArray,
 ) -> _FittedScale:
     rows, fast_rows = span
-    found = places.statistics(z, rows, fast_rows)
+    found = places.statistics(z, rows, fast_rows, lags)
     n = found.slow.shape[1]
     chance = CHANCE_SIGMA * (found.fast - found.slow).std(axis=0)
     level = level_of(found.slow, found.fast, chance)
@@ -187,7 +198,8 @@ def _fit_scale(
     off = related.errors[:, at]
     size = np.maximum(off.std(axis=0), SIZE_MIN[Kind.RELATION])
     kinds = [Kind.LEVEL] * n + [Kind.RELATION] * len(at) + [Kind.SPREAD] * n
-    tags = np.concatenate([np.arange(n), at, np.arange(n)])
+    kinds += [Kind.BAND] * (n * len(lags))
+    tags = np.concatenate([np.arange(n), at, *[np.arange(n)] * (1 + len(lags))])
     answers = [level, off, spread_errors]
     if len(at) > 2:  # two relations off together are seen in either
         kinds.append(Kind.OVERALL)
@@ -199,6 +211,7 @@ def _fit_scale(
     scale = Scale(
         rows=rows,
         fast_rows=fast_rows,
+        lags=lags,
         chance=chance,
         slope_scale=slope_scale,
         spread_floor=spread_floor,

@@ -6,7 +6,8 @@ Of a scaled run z (rows, tags), for the window of `rows` ending at each row:
     level        slow, drawn to fast by what they differ beyond chance: steady in noise, and yet
                  quick to see a step and to see it end
     slope        of the least-squares line, times the window's length
-    spread       standard deviation about that line
+    spread       standard deviation about that line, and for each lag asked for the root mean
+                 square of z[t] - z[t - lag]: bands of the spectrum, octaves apart
 
 `graph.py` writes the same formulas as ONNX; a test holds the two together.
 """
@@ -39,7 +40,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Statistics:
-    """Of m windows and n tags, each (m, n)."""
+    """Of m windows and n tags, each (m, n); spread (m, n (1 + lags)), lag by lag."""
 
     slow: FloatArray
     fast: FloatArray
@@ -66,7 +67,7 @@ def runs_of(recordings: Sequence[Recording], rows_min: int) -> list[Run]:
     return [run for k, one in enumerate(recordings) for run in _runs(k, one, rows_min)]
 
 
-def statistics(z: FloatArray, rows: int, fast_rows: int) -> Statistics:
+def statistics(z: FloatArray, rows: int, fast_rows: int, lags: Sequence[int] = ()) -> Statistics:
     """Of every window of a run of at least `rows` rows; float64 sums keep what float32 loses."""
     slow = _sums(z, rows) / rows
     fast = (_sums(z, fast_rows) / fast_rows)[rows - fast_rows :]
@@ -75,7 +76,12 @@ def statistics(z: FloatArray, rows: int, fast_rows: int) -> Statistics:
     spans = rows * (rows**2 - 1) / 12  # sum of squared distances from the middle
     slope = (_sums(z * place, rows) - middle * slow * rows) / spans
     variance = _sums(z * z, rows) / rows - slow**2 - slope**2 * spans / rows
-    return Statistics(slow, fast, slope * rows, np.sqrt(np.maximum(variance, 0)))
+    squares = [variance]
+    for lag in lags:
+        apart = (z[lag:] - z[:-lag]) ** 2
+        squares.append(_sums(apart, rows - lag) / (rows - lag))
+    spread = np.sqrt(np.maximum(np.concatenate(squares, axis=1), 0))
+    return Statistics(slow, fast, slope * rows, spread)
 
 
 def level_of(slow: FloatArray, fast: FloatArray, chance: FloatArray) -> FloatArray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from gateway.inference.fit import FitSettings, Recording, fit
 from gateway.inference.fit.detector import Detector, Kind, export
 from gateway.inference.fit.fit import Scorer
 from gateway.inference.fit.learn import Spans, learn
@@ -24,8 +25,12 @@ def machine(rows: int, tags: int, seed: int = 0) -> np.ndarray:
     return values.astype(np.float32).astype(np.float64)
 
 
-def learned(values: np.ndarray, scales: tuple[tuple[int, int], ...] = SCALES) -> Detector:
-    spans = Spans(period_s=1.0, scales=scales, false_alarms_per_day=1.0)
+def learned(
+    values: np.ndarray,
+    scales: tuple[tuple[int, int], ...] = SCALES,
+    lags: tuple[int, ...] = (),
+) -> Detector:
+    spans = Spans(period_s=1.0, scales=scales, lags=lags, false_alarms_per_day=1.0)
     return learn([Run(0, 0, values)], spans).detector
 
 
@@ -33,25 +38,26 @@ def expected(detector: Detector, values: np.ndarray) -> np.ndarray:
     z = detector.scaled(values)
     found = []
     for scale in detector.scales:
-        ratios = scale.ratios(scale.answers(statistics(z, scale.rows, scale.fast_rows)))
+        ratios = scale.ratios(scale.answers(scale.statistics(z)))
         found.append(ratios[detector.window - scale.rows :].max(axis=1))
     return np.max(found, axis=0)
 
 
 @pytest.mark.parametrize(
-    ("rows", "tags", "scales"),
+    ("rows", "tags", "scales", "lags"),
     [
-        (400, 5, SCALES),  # straight lines through rows
-        (4000, 16, SCALES),  # through levels and slopes
-        (12_000, 4, SCALES),  # curves
-        (400, 1, SCALES),  # nothing to relate
-        (600, 3, ((20, 5),)),
+        (400, 5, SCALES, ()),  # straight lines through rows
+        (4000, 16, SCALES, ()),  # through levels and slopes
+        (12_000, 4, SCALES, ()),  # curves
+        (12_000, 4, SCALES, (1, 4)),  # and bands
+        (400, 1, SCALES, ()),  # nothing to relate
+        (600, 3, ((20, 5),), (1,)),
     ],
 )
 def test_the_graph_scores_what_was_fitted(
-    rows: int, tags: int, scales: tuple[tuple[int, int], ...]
+    rows: int, tags: int, scales: tuple[tuple[int, int], ...], lags: tuple[int, ...]
 ) -> None:
-    detector = learned(machine(rows, tags), scales)
+    detector = learned(machine(rows, tags), scales, lags)
     other = machine(500, tags, seed=1)
     other[300:, 0] += 40  # some of it far off
     scores, _ = Scorer(export(detector), detector.window, tags).over(other)
@@ -106,3 +112,26 @@ def test_a_tag_that_drifts_gets_a_wide_limit_and_one_that_does_not_a_tight_one()
     assert scale.kinds[:2] == (Kind.LEVEL, Kind.LEVEL)
     assert limits[0] < 3
     assert limits[1] > 5 * limits[0]
+
+
+def test_a_vibration_that_moves_to_another_band_is_seen_where_the_rate_allows() -> None:
+    random = np.random.default_rng(0)
+    t = np.arange(12_000) / 10  # 10 Hz
+
+    def shaking(hertz: float, rows: int) -> np.ndarray:
+        wave = np.sin(2 * np.pi * hertz * t[:rows] + random.uniform(0, 6))
+        return (wave + 0.2 * random.normal(size=rows))[:, np.newaxis]
+
+    history = Recording(
+        asset="a",
+        fields=("vibration",),
+        eng_units=("mm/s",),
+        period_s=0.1,
+        t_ns=np.arange(12_000) * 10**8,
+        values=shaking(0.5, 12_000),
+        usable=np.ones((12_000, 1), np.bool_),
+    )
+    fitted = fit([history], FitSettings())
+    scorer = Scorer(fitted.model, fitted.window, 1)
+    assert scorer.over(shaking(0.5, 2000))[0].max() < 1
+    assert scorer.over(shaking(1.5, 2000))[0].min() > 1  # as strong, but faster

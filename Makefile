@@ -31,6 +31,7 @@ soak: packages $(VENV)/test.stamp  ## ten minutes of a plant, then 20 kills, cou
 
 fuzz: $(VENV)/test.stamp  ## ten million executions of codecs and readers, guided by coverage (FUZZ_RUNS)
 	$(BIN)/python -m tests.fuzz --runs $(FUZZ_RUNS)
+	SLUICEGATE_POLLS=1000000 $(BIN)/python -m pytest -q -n 2 tests/sources/modbus/test_polls.py
 
 format: $(VENV)/test.stamp  ## ruff, mending what it can
 	$(BIN)/ruff check --fix .

@@ -36,7 +36,18 @@ from gateway.sources.modbus.rtu import RtuExchange
 from gateway.sources.modbus.transports import Datagrams
 from gateway.sources.modbus.wire import Exchange
 
-__all__ = ["Connection", "ConnectionClosed", "Peer", "ResponseTimeout", "connect"]
+__all__ = ["Connection", "ConnectionClosed", "Peer", "ResponseTimeout", "connect", "new_connection"]
+
+
+def new_connection(settings: ModbusSettings, peer: Peer) -> Connection:
+    """A connection as the settings have it, still without a transport."""
+    match settings:
+        case ModbusTcpSettings():
+            return _new_connection(settings, peer)
+        case ModbusRtuSettings():
+            return _new_line(settings, peer)
+        case _:
+            raise TypeError(f"no way to {type(settings).__name__}")
 
 
 @asynccontextmanager
@@ -128,6 +139,13 @@ def _tls(settings: ModbusTcpSettings) -> ssl.SSLContext:
 
 
 def _open_line(settings: ModbusRtuSettings, peer: Peer) -> Connection:
+    connection = _new_line(settings, peer)
+    descriptor = serial.open_port(settings, peer)
+    connection.connection_made(serial.SerialTransport(descriptor, connection))
+    return connection
+
+
+def _new_line(settings: ModbusRtuSettings, peer: Peer) -> Connection:
     has_echo, is_ascii = settings.echo, settings.framing == "ascii"
     framing = AsciiExchange if is_ascii else RtuExchange
     manner = Manner(
@@ -136,8 +154,6 @@ def _open_line(settings: ModbusRtuSettings, peer: Peer) -> Connection:
         is_numbered=False,
     )
     connection = Connection(lambda query: framing(query, has_echo=has_echo), manner, peer)
-    descriptor = serial.open_port(settings, peer)
-    connection.connection_made(serial.SerialTransport(descriptor, connection))
     # What was on its way when the line was given up must not be taken for the next answer.
     connection.hear(LATE_ANSWER_S)
     return connection

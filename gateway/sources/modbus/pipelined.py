@@ -2,9 +2,13 @@
 
 An answer is matched by its transaction id, which no other request of the connection has, and then
 checked like any other. A number that nobody asked for, a length that lies, a wrong unit id or
-function closes the connection with all that is on it. A request without an answer is given up by
-itself as long as others are answered: its number is not used again, and what comes late under it
-is left out. Where nothing at all was heard since it was sent, the connection is dead and closed.
+function closes the connection with all that is on it, and all that came in the same breath. A
+request without an answer is given up by itself as long as others are answered: its number is not
+used again, and what comes late under it is left out. Where nothing at all was heard since it was
+sent, the connection is dead and closed.
+
+What no client can tell is a device that answers under the number of another request that is under
+way: hence one at a time, unless a device is known to do it right.
 """
 
 from __future__ import annotations
@@ -57,7 +61,7 @@ class PipelinedConnection(Connection):
             self._wire_log.heard(data)
         self._heard_s = self._loop.time()
         buffer = self._buffer + data if self._buffer else data
-        start = 0
+        start, heard = 0, list[tuple[_Pending, Any]]()
         while len(buffer) - start >= _HEAD_BYTES and self.lost is None:
             length = int.from_bytes(buffer[start + 4 : start + 6], "big")
             if not self._is_header(buffer[start : start + _HEAD_BYTES], length):
@@ -65,9 +69,17 @@ class PipelinedConnection(Connection):
             end = start + _HEAD_BYTES + length
             if end > len(buffer):
                 break
-            self._take(buffer[start:end])
+            self._take(buffer[start:end], heard)
             start = end
+        if self.lost is not None:
+            return
         self._buffer = buffer[start:]
+        # Only now: an answer that was cut short and filled up from the next shows by what follows.
+        for pending, answer in heard:
+            if isinstance(answer, DeviceRefused):
+                pending.answer.set_exception(answer)
+            else:
+                pending.answer.set_result(answer)
 
     async def _ask(self, query: Query[T], timeout_s: float) -> T:
         if self.lost is not None:
@@ -95,33 +107,33 @@ class PipelinedConnection(Connection):
 
     def _is_header(self, head: bytes, length: int) -> bool:
         """Whether an answer may begin so; closes the connection where not."""
-        if head[2:4] != b"\0\0":
+        number = int.from_bytes(head[:2], "big")
+        if number not in self._pending and number not in self._given_up:
+            self._doubt(head, "transaction_id", f"transaction id {number}, not asked for")
+        elif head[2:4] != b"\0\0":
             self._doubt(head, "protocol_id", "a protocol id that is not Modbus")
         elif not 3 <= length <= ADU_BYTES_MAX - _HEAD_BYTES:
             self._doubt(head, "length", "an impossible length field")
         return self.lost is None
 
-    def _take(self, frame: bytes) -> None:
-        """One whole answer."""
+    def _take(self, frame: bytes, heard: list[tuple[_Pending, Any]]) -> None:
+        """One whole answer, of which the number is known."""
         number = int.from_bytes(frame[:2], "big")
-        pending = self._pending.get(number)
-        if pending is None or pending.answer.done():
-            if number in self._given_up:
-                self._given_up.discard(number)
-                self._peer.passed_over_total["late"] += 1
-            else:
-                self._doubt(frame, "transaction_id", f"transaction id {number}, not asked for")
+        if number in self._given_up:
+            self._given_up.discard(number)
+            self._peer.passed_over_total["late"] += 1
+            return
+        pending = self._pending[number]
+        if pending.answer.done() or any(pending is each for each, _ in heard):
+            self._doubt(frame, "transaction_id", f"transaction id {number} twice")
             return
         try:
-            answer = pending.exchange.feed(frame)
+            heard.append((pending, pending.exchange.feed(frame)))
         except DeviceRefused as refused:
-            pending.answer.set_exception(refused)
+            heard.append((pending, refused))
         except WireError as error:
             pending.answer.set_exception(error)
             self.close(error)
-        else:
-            assert answer is not None, "a whole answer was given"
-            pending.answer.set_result(answer)
 
     def _doubt(self, heard: bytes, kind: str, what: str) -> None:
         self.close(WireError(f"the device answered with {what}: {heard[:16].hex(' ')}", kind=kind))
@@ -133,7 +145,9 @@ class PipelinedConnection(Connection):
         error = no_answer(pending.exchange.query, timeout_s)
         pending.answer.set_exception(error)
         self._given_up.add(number)
-        if self._heard_s <= pending.sent_s or len(self._given_up) > self._given_up_max:
+        # Part of an answer would be filled up from the next one.
+        is_dead = self._heard_s <= pending.sent_s or bool(self._buffer)
+        if is_dead or len(self._given_up) > self._given_up_max:
             self.close(error)
 
     def _fail_all(self, reason: Exception) -> None:

@@ -38,6 +38,7 @@ USABLE_SHARE_MIN = 0.5
 # A counter may be reset now and then.
 FALLS_SHARE_MAX = 0.005
 CHANGES_MIN = 10
+STEPS_DIFFER_MAX = 0.05
 # Periods that people set; what is within 5 % of one is it.
 _USUAL_S = (
     0.01, 0.02, 0.05, 0.1, 0.2, 0.25, 0.5, 1, 2, 3, 5, 10, 15, 20, 30, 60, 120, 180, 300, 600,
@@ -231,16 +232,21 @@ def _usable_share(column: _Column) -> float:
 
 
 def _kind_of(column: _Column) -> str:
-    """What a tag does: "still", "clock" (moves one way only) or "free"."""
-    steps = np.diff(column.values[column.usable])
+    """What a tag does: "still", "clock", "once" (one way, too seldom to be sure) or "free"."""
+    values = column.values[column.usable]
+    steps = np.diff(values)
     steps = steps[steps != 0]
     if not len(steps):
         return "still"
     against = min(int((steps < 0).sum()), int((steps > 0).sum()))
-    one_way = against <= FALLS_SHARE_MAX * len(steps)
-    # Starts are counted, too, and there may have been one only.
-    enough = 1 if column.tag.is_exact_integer else CHANGES_MIN
-    return "clock" if one_way and len(steps) >= enough else "free"
+    if against > FALLS_SHARE_MAX * len(steps):
+        return "free"
+    # Starts are counted, too, and there may have been one only; hours go on by equal steps, as
+    # far as a float32 can tell.
+    rounding = 4 * float(np.spacing(np.abs(values).max()))
+    equal = float(np.ptp(steps)) <= STEPS_DIFFER_MAX * abs(float(steps.mean())) + rounding
+    enough = 1 if column.tag.is_exact_integer else 2 if equal else CHANGES_MIN
+    return "clock" if len(steps) >= enough else "once"
 
 
 def _recording(asset: str, columns: Sequence[_Column], period_s: float) -> Recording:

@@ -83,6 +83,15 @@ def test_a_count_of_starts_is_a_clock_although_it_moved_once() -> None:
     assert found.recordings[0].fields == ("set_point", "flow")
 
 
+def test_hours_that_went_on_a_few_times_are_a_clock_on_idle_assets_too() -> None:
+    hours = 5120.0 + np.floor(np.arange(N) / 90) / 100
+    signals = {"a.x": NOISE, "a.hours": hours, "b.x": NOISE, "b.hours": np.full(N, 7.0)}
+    signals |= {"c.x": NOISE, "c.hours": np.repeat([0.01, 0.02], N // 2)}
+    assert {r.fields for r in prepared(signals).recordings} == {("x",)}
+    set_point = np.repeat([50.0, 60.0], N // 2)
+    assert prepared({"a.x": NOISE, "a.set": set_point}).recordings[0].fields == ("x", "set")
+
+
 def test_an_asset_or_a_field_that_is_unlike_the_others_is_left_out() -> None:
     signals = {f"{asset}.{field}": NOISE for asset in "abc" for field in "xy"}
     signals |= {"a.extra": NOISE, "d.x": NOISE}

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
+import numpy as np
 from pydantic import Field
 
 from gateway.errors import SluicegateError
 from gateway.settings import Settings
 from gateway.tag import Tag
 
-__all__ = ["AssetSettings", "Assets", "UnknownAsset"]
+__all__ = ["AssetSettings", "Assets", "UnknownAsset", "tag_facts"]
 
 
 class UnknownAsset(SluicegateError):
@@ -76,3 +77,12 @@ class Assets:
             labels=tuple(sorted(labels.items())),
             **facts,
         )
+
+
+def tag_facts(given: Any) -> dict[str, Any]:
+    """What a row of a register map, or a field of a topic, says of the tag it makes."""
+    names = ("data_type", "scale", "offset", "eng_unit", "deadband")
+    return {name: getattr(given, name) for name in names} | {
+        "eu_low": -np.inf if given.low is None else given.low,
+        "eu_high": np.inf if given.high is None else given.high,
+    }

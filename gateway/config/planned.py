@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from gateway.asset import Assets, AssetSettings, UnknownAsset
+from gateway.asset import Assets, AssetSettings, UnknownAsset, tag_facts
 from gateway.config.draft import Draft, Findings, MapReference
 from gateway.config.explain import did_you_mean, legible, nearest
 from gateway.config.places import KeyPath
@@ -136,8 +136,7 @@ class _Planner:
                     row.asset,
                     row.tag,
                     source=source.name,
-                    data_type=row.data_type,
-                    eng_unit=row.eng_unit,
+                    **tag_facts(row),
                 )
             except UnknownAsset:
                 undeclared.setdefault(row.asset, []).append(number)
@@ -168,8 +167,7 @@ class _Planner:
                     topic.asset,
                     name,
                     source=source.name,
-                    data_type=facts.data_type,
-                    eng_unit=facts.eng_unit,
+                    **tag_facts(facts),
                 )
             except UnknownAsset:
                 if self._judges_assets:

@@ -171,3 +171,12 @@ def test_models_are_chosen_by_name_or_by_bundle(make_config: Make, tmp_path: Pat
     (tmp_path / "bundle" / "model.onnx").write_bytes(b"")
     with pytest.raises(SluicegateError, match="models check"):
         Replay(config)
+
+
+def test_tags_are_the_configurations_but_for_their_scaling(make_config: Make) -> None:
+    config = make_config()
+    replay = Replay(config)
+    by_name = {tag.name: tag for tag in config.tags}
+    tag = replay.table[replay._adopt(by_name["pump-1.vibration"])]
+    assert (tag.scale, tag.offset, tag.deadband) == (1.0, 0.0, 0.05)
+    assert by_name["pump-1.vibration"].scale == 0.1

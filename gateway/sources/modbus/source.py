@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 
 import numpy as np
 
+from gateway.asset import tag_facts
 from gateway.errors import ConfigError
 from gateway.frame import Arrival, IdArray
 from gateway.sources import SourceContext, SourceStats
@@ -81,13 +82,7 @@ class ModbusSource:
             row.asset,
             row.tag,
             source=self.name,
-            data_type=row.data_type,
-            scale=row.scale,
-            offset=row.offset,
-            eng_unit=row.eng_unit,
-            eu_low=-np.inf if row.low is None else row.low,
-            eu_high=np.inf if row.high is None else row.high,
-            deadband=row.deadband,
+            **tag_facts(row),
         )
 
 

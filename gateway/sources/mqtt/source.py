@@ -24,6 +24,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from gateway.asset import tag_facts
 from gateway.errors import SluicegateError, SourceLost, SourceUnavailable, WireError
 from gateway.frame import Arrival, IdArray
 from gateway.sources import SourceContext, SourceStats
@@ -271,13 +272,7 @@ class MqttSource:
             asset,
             field,
             source=self.name,
-            data_type=data_type,
-            scale=given.scale,
-            offset=given.offset,
-            eng_unit=given.eng_unit,
-            eu_low=-np.inf if given.low is None else given.low,
-            eu_high=np.inf if given.high is None else given.high,
-            deadband=given.deadband,
+            **(tag_facts(given) | {"data_type": data_type}),
         )
         tag_id = self.context.table.add(tag)
         self._ids[tag_id] = None

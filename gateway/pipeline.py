@@ -26,7 +26,7 @@ from gateway.clock import Clock
 from gateway.config.load import Config
 from gateway.frame import Arrival, Lane
 from gateway.jobs import finished_aside
-from gateway.sinks import Sink, build_sink
+from gateway.sinks import Sink, build_sink, tags_of
 from gateway.sinks.budget import Budget
 from gateway.sinks.config import SinkSettings
 from gateway.sinks.deadletters import DeadLetters
@@ -34,7 +34,7 @@ from gateway.sinks.delivery import Delivery, Link
 from gateway.sinks.selection import Selection
 from gateway.sources import Source, SourceContext, build_source
 from gateway.sources.supervise import supervise
-from gateway.spool.log import Spool
+from gateway.spool.log import Spool, SpoolReader
 from gateway.spool.wear import WearMeter
 from gateway.tag import TagTable
 from gateway.turns import CHECKPOINT_PERIOD_NS, Turns
@@ -92,8 +92,13 @@ class Gateway:
         self.turns = Turns(
             self.table, settings.aggregates, settings.gateway.deadband_report, self.engine
         )
-        self.sinks: list[Sink] = [build_sink(entry, self.table) for entry in settings.sinks]
+        self._sink_tags = [tags_of(entry, self.table) for entry in settings.sinks]
+        self.sinks: list[Sink] = [
+            build_sink(entry, tags, settings.gateway.data_dir)
+            for entry, tags in zip(settings.sinks, self._sink_tags, strict=True)
+        ]
         self.spool: Spool
+        self._readers: list[SpoolReader] = []
         self.wear: WearMeter
         self._durable: asyncio.Future[int] | None = None  # of the newest turn with samples
         self._checkpointed_ns = 0
@@ -109,6 +114,11 @@ class Gateway:
         spool_settings = self.config.settings.gateway.spool
         async with Spool.open(directory / "spool", spool_settings, self.table, self.clock) as spool:
             self.spool = spool
+            # Before anything is deleted for room: what they have not had is counted then.
+            self._readers = [
+                spool.reader(entry.name, [Lane[name.upper()] for name in entry.lanes])
+                for entry in self.config.settings.sinks
+            ]
             spool.begin_clock()
             began_s = self.clock.monotonic_s()
             missing = self.turns.recover(spool)
@@ -160,10 +170,11 @@ class Gateway:
 
     async def _deliver(self) -> None:
         async with AsyncExitStack() as opened, asyncio.TaskGroup() as tasks:
-            for sink, settings in zip(self.sinks, self.config.settings.sinks, strict=True):
+            all_settings = self.config.settings.sinks
+            for sink, settings, tags, reader in zip(
+                self.sinks, all_settings, self._sink_tags, self._readers, strict=True
+            ):
                 await opened.enter_async_context(sink.session())
-                lanes = [Lane[name.upper()] for name in settings.lanes]
-                reader = self.spool.reader(sink.name, lanes)
                 budget = self._budget_of(settings)
                 await opened.enter_async_context(_kept(budget))
                 deliver = partial(
@@ -171,7 +182,7 @@ class Gateway:
                     sink=sink,
                     settings=settings,
                     clock=self.clock,
-                    table=self.table,
+                    table=tags,
                     link=Link(
                         dead_letters=DeadLetters(self._dead_letter_path(sink.name)),
                         selection=Selection(self.table, settings.tags, settings.exclude_tags),

@@ -25,6 +25,7 @@ from gateway.errors import SluicegateError
 __all__ = [
     "Bytes",
     "Name",
+    "RenameSettings",
     "Seconds",
     "Secret",
     "SecretReference",
@@ -145,6 +146,26 @@ class Secret:
                 f"cannot read the secret file {path}: {reason}",
                 hint="create it, readable by the service's user, or change the configuration",
             ) from error
+
+
+class RenameSettings(Settings):
+    """What a destination calls things; one `*` on both sides stands for the same text."""
+
+    measurements: dict[str, str] = Field(
+        default={}, description="old name or pattern = new", examples=[{"pump*": "pumpe*"}]
+    )
+    fields: dict[str, str] = Field(
+        default={}, description="old name or pattern = new", examples=[{"flow*": "durchfluss*"}]
+    )
+    labels: dict[str, str] = Field(
+        default={},
+        description="old name = new; empty leaves the label out",
+        examples=[{"site": ""}],
+    )
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self.measurements or self.fields or self.labels)
 
 
 Seconds = Annotated[float, BeforeValidator(_seconds), _Written(_DURATION, "1s")]

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
+from typing import Protocol
 
 import numpy as np
 
 from gateway.errors import SluicegateError
 from gateway.frame import ByteArray, FloatArray, IdArray, Lane
 
-__all__ = ["ByteOrder", "DataType", "Quality", "Tag", "TagTable", "is_bad", "is_good"]
+__all__ = ["ByteOrder", "DataType", "Quality", "Tag", "TagTable", "Tags", "is_bad", "is_good"]
 
 
 class DataType(StrEnum):
@@ -130,6 +131,14 @@ class Tag:
                 return DataType.BOOL
             case _:
                 return DataType.INT64 if self.is_exact_integer else DataType.FLOAT64
+
+
+class Tags(Protocol):
+    """Tags by dense id, for those who only look them up: a `TagTable`, or a view of one."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, tag_id: int, /) -> Tag: ...
 
 
 # Vectors double when they are full: adding n tags costs O(n), however they arrive.

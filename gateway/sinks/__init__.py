@@ -10,13 +10,15 @@ import importlib
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
 
 from gateway.frame import Frame
-from gateway.tag import TagTable
+from gateway.sinks.naming import FieldTypes, Renamed
+from gateway.tag import Tags, TagTable
 
-__all__ = ["Receipt", "Sink", "SinkStats", "build_sink"]
+__all__ = ["Receipt", "Sink", "SinkStats", "build_sink", "tags_of"]
 
 _NONE: Mapping[int, str] = MappingProxyType({})
 
@@ -82,8 +84,26 @@ _BUILDERS = {
 }
 
 
-def build_sink(settings: Any, table: TagTable) -> Sink:
-    """The sink for one validated [[sink]]; its module has a function `build`."""
+# Databases that keep the type a field was first written with.
+_TYPED = frozenset({"influxdb1", "influxdb2", "influxdb3", "lineprotocol"})
+
+
+def tags_of(settings: Any, table: TagTable) -> Tags:
+    """The tags as a [[sink]] names them."""
+    if settings.rename.is_empty:
+        return table
+    return Renamed(table, settings.rename, settings.name)
+
+
+def build_sink(settings: Any, tags: Tags, directory: Path | None = None) -> Sink:
+    """The sink for one validated [[sink]]; its module has a function `build`.
+
+    `directory` is where it keeps what its database's fields are.
+    """
     module = importlib.import_module(_BUILDERS[settings.type])
-    sink: Sink = module.build(settings, table)
-    return sink
+    if settings.type not in _TYPED:
+        sink: Sink = module.build(settings, tags)
+        return sink
+    path = directory / "field-types" / f"{settings.name}.json" if directory else None
+    typed: Sink = module.build(settings, tags, FieldTypes(path))
+    return typed

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from gateway.settings import Bytes, Name, Seconds, Secret, SecretReference, Settings
+from gateway.settings import Bytes, Name, RenameSettings, Seconds, Secret, SecretReference, Settings
 from gateway.spool.config import LaneName
 
 __all__ = [
@@ -41,6 +41,9 @@ class SinkSettings(Settings):
     )
     exclude_tags: tuple[str, ...] = Field(
         default=(), description="patterns of tags not to send, of those"
+    )
+    rename: RenameSettings = Field(
+        default=RenameSettings(), description="what this destination calls things"
     )
     budget_hour: Bytes = Field(
         default=0, description="to send an hour at most, the last fifth for events; 0B = no bound"

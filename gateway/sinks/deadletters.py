@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from gateway.frame import Frame
-from gateway.tag import Quality, TagTable
+from gateway.tag import Quality, Tags
 
 __all__ = ["DeadLetters"]
 
@@ -43,13 +43,13 @@ class DeadLetters:
         self._is_failing = False
         self._writing = threading.Lock()  # two deliveries of a sink may bury at once
 
-    def put(self, frame: Frame, reasons: Mapping[int, str], table: TagTable) -> None:
+    def put(self, frame: Frame, reasons: Mapping[int, str], table: Tags) -> None:
         """Keep some rows of a frame with the reason of each. In any thread."""
         if reasons:
             with self._writing:
                 self._put(frame, reasons, table)
 
-    def _put(self, frame: Frame, reasons: Mapping[int, str], table: TagTable) -> None:
+    def _put(self, frame: Frame, reasons: Mapping[int, str], table: Tags) -> None:
         self.letters_total += len(reasons)
         lines = [self._line(frame, row, why, table) for row, why in reasons.items()]
         sizes = np.cumsum([len(line) for line in lines])
@@ -73,7 +73,7 @@ class DeadLetters:
             self._is_failing = False
 
     @staticmethod
-    def _line(frame: Frame, row: int, why: str, table: TagTable) -> bytes:
+    def _line(frame: Frame, row: int, why: str, table: Tags) -> bytes:
         value = frame.value(row)
         if isinstance(value, str):
             value = value[:VALUE_CHARS_MAX]

@@ -47,7 +47,7 @@ from gateway.sinks.deadletters import DeadLetters
 from gateway.sinks.search import Search, points_of
 from gateway.sinks.selection import Selection
 from gateway.spool.reader import Backlog, Batch
-from gateway.tag import TagTable
+from gateway.tag import Tags
 
 __all__ = ["Delivery", "Link", "Reader"]
 
@@ -120,7 +120,7 @@ class Delivery:
         reader: Reader,
         settings: Pace,
         clock: Clock,
-        table: TagTable,
+        table: Tags,
         link: Link,
         ahead: Delivery | None = None,
     ) -> None:

@@ -24,7 +24,7 @@ from gateway.sinks import Receipt, SinkStats
 from gateway.sinks.config import FileSinkSettings
 from gateway.sinks.lineprotocol import LineEncoder
 from gateway.sinks.rows import CSV_HEADER, csv_rows, json_rows
-from gateway.tag import TagTable
+from gateway.tag import Tags
 
 __all__ = ["FileSink", "build"]
 
@@ -34,7 +34,7 @@ _TAIL_BYTES = 256 * 1024
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
-def build(settings: FileSinkSettings, table: TagTable) -> FileSink:
+def build(settings: FileSinkSettings, table: Tags) -> FileSink:
     """The sink for one [[sink]]."""
     return FileSink(settings, table)
 
@@ -44,7 +44,7 @@ class FileSink:
 
     is_concurrent = False
 
-    def __init__(self, settings: FileSinkSettings, table: TagTable) -> None:
+    def __init__(self, settings: FileSinkSettings, table: Tags) -> None:
         self.name = settings.name
         self.stats = SinkStats()
         self._settings = settings

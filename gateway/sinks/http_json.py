@@ -15,14 +15,14 @@ from gateway.frame import Frame
 from gateway.sinks import Receipt, SinkStats, http
 from gateway.sinks.config import HttpJsonSettings
 from gateway.sinks.rows import json_rows
-from gateway.tag import TagTable
+from gateway.tag import Tags
 
 __all__ = ["HttpJsonSink", "build"]
 
 _FRAMING_BYTES = 2  # the brackets of an array
 
 
-def build(settings: HttpJsonSettings, table: TagTable) -> HttpJsonSink:
+def build(settings: HttpJsonSettings, table: Tags) -> HttpJsonSink:
     """The sink for one [[sink]]."""
     return HttpJsonSink(settings, table)
 
@@ -32,7 +32,7 @@ class HttpJsonSink:
 
     is_concurrent = True
 
-    def __init__(self, settings: HttpJsonSettings, table: TagTable) -> None:
+    def __init__(self, settings: HttpJsonSettings, table: Tags) -> None:
         self.name = settings.name
         self.stats = SinkStats()
         self._settings = settings

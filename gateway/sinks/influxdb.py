@@ -5,6 +5,7 @@ Only status 204 means stored; a captive portal says 200. What a refusal is about
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Container, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -23,8 +24,9 @@ from gateway.sinks.config import (
     Influx3Settings,
 )
 from gateway.sinks.lineprotocol import Encoded, LineEncoder, RowArray
+from gateway.sinks.naming import FieldTypes
 from gateway.sinks.refusal import Conflict, conflict_in, named_points
-from gateway.tag import Quality, TagTable
+from gateway.tag import Quality, Tags
 
 __all__ = ["Api", "InfluxSink", "build"]
 
@@ -45,9 +47,9 @@ class Api:
     stored: Container[int] = (204,)
 
 
-def build(settings: InfluxSettings, table: TagTable) -> InfluxSink:
+def build(settings: InfluxSettings, table: Tags, types: FieldTypes | None = None) -> InfluxSink:
     """The sink for one [[sink]]."""
-    return InfluxSink(settings, _api_of(settings), table)
+    return InfluxSink(settings, _api_of(settings), table, types)
 
 
 class InfluxSink:
@@ -55,13 +57,16 @@ class InfluxSink:
 
     is_concurrent = True
 
-    def __init__(self, settings: HttpSinkSettings, api: Api, table: TagTable) -> None:
+    def __init__(
+        self, settings: HttpSinkSettings, api: Api, table: Tags, types: FieldTypes | None = None
+    ) -> None:
         self.name = settings.name
         self.stats = SinkStats()
         self._settings = settings
         self._api = api
         self._table = table
-        self._encoder = LineEncoder(table)
+        self._types = types if types is not None else FieldTypes()
+        self._encoder = LineEncoder(table, self._types)
         self._client = http.HttpClient(
             settings, self.stats, stored=api.stored, portal_hint=PORTAL_HINT
         )
@@ -72,7 +77,10 @@ class InfluxSink:
 
     async def write(self, frame: Frame) -> Receipt:
         """Send the points of a frame; see `Sink.write`."""
-        return await self._write(frame, CONFLICTS_MAX)
+        receipt = await self._write(frame, CONFLICTS_MAX)
+        if self._types.is_changed:
+            await asyncio.to_thread(self._types.save)
+        return receipt
 
     async def _write(self, frame: Frame, conflicts_max: int) -> Receipt:
         encoded = self._encoder.encode(frame)
@@ -95,6 +103,10 @@ class InfluxSink:
         """
         conflict = conflict_in(refusal.said)
         if conflict is not None and conflicts_max:
+            is_news = self._types.learn(conflict.measurement, conflict.field, conflict.kept)
+            tags = [self._table[i] for i in self._tags_in(conflict)]
+            if is_news and any(self._types.of(tag) is not tag.value_type for tag in tags):
+                return await self._as_it_is_kept(frame, cut, conflicts_max)
             suspects = self._wrote_into(frame, cut.rows, conflict)
             if suspects.any() and not suspects.all():
                 return await self._apart(frame, cut, suspects, conflicts_max)
@@ -106,6 +118,15 @@ class InfluxSink:
         if again is not None:
             raise again.error
         return {row: why for i, why in named.items() for row in cut.rows_of(i)}
+
+    async def _as_it_is_kept(
+        self, frame: Frame, cut: Encoded, conflicts_max: int
+    ) -> Mapping[int, str]:
+        """Write the same rows with the types that are known now."""
+        self._encoder.forget()
+        rows = np.sort(cut.rows)
+        receipt = await self._write(_chosen(frame, rows), conflicts_max - 1)
+        return {int(rows[row]): why for row, why in receipt.rejected.items()}
 
     async def _apart(
         self, frame: Frame, cut: Encoded, suspects: BoolArray, conflicts_max: int
@@ -131,18 +152,20 @@ class InfluxSink:
 
     def _wrote_into(self, frame: Frame, rows: RowArray, conflict: Conflict) -> BoolArray:
         """Which rows have a value in the field."""
-        ids = frame.tag_ids[rows]
-        tags = [
-            i
-            for i in np.unique(ids).tolist()
-            if self._table[i].measurement == conflict.measurement
-            and self._table[i].field == conflict.field
-        ]
+        ids, tags = frame.tag_ids[rows], self._tags_in(conflict)
         has_value = np.isfinite(frame.values)
         has_value[list(frame.exact)] = True
         has_value &= frame.quality < int(Quality.BAD)
         wrote: BoolArray = np.isin(ids, tags) & has_value[rows]
         return wrote
+
+    def _tags_in(self, conflict: Conflict) -> list[int]:
+        return [
+            i
+            for i in range(len(self._table))
+            if self._table[i].measurement == conflict.measurement
+            and self._table[i].field == conflict.field
+        ]
 
     async def _post(self, points: list[bytes]) -> _Refusal | None:
         """Send one body; None when it is stored. Raises what `verdict` says, but SinkRejected."""

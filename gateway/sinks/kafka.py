@@ -22,7 +22,7 @@ from gateway.frame import Frame
 from gateway.sinks import Receipt, SinkStats, http
 from gateway.sinks.config import KafkaSettings
 from gateway.sinks.messages import Message, MessageEncoder
-from gateway.tag import TagTable
+from gateway.tag import Tags
 
 __all__ = ["KafkaSink", "build"]
 
@@ -42,7 +42,7 @@ QUEUE_BYTES_MAX_KB = 64 * 1024
 POLL_S = 0.05
 
 
-def build(settings: KafkaSettings, table: TagTable) -> KafkaSink:
+def build(settings: KafkaSettings, table: Tags) -> KafkaSink:
     """The sink for one [[sink]]."""
     return KafkaSink(settings, table)
 
@@ -52,7 +52,7 @@ class KafkaSink:
 
     is_concurrent = False
 
-    def __init__(self, settings: KafkaSettings, table: TagTable) -> None:
+    def __init__(self, settings: KafkaSettings, table: Tags) -> None:
         self.name = settings.name
         self.stats = SinkStats()
         self._settings = settings

@@ -26,7 +26,8 @@ import numpy.typing as npt
 import orjson
 
 from gateway.frame import BoolArray, ByteArray, Exact, FloatArray, Frame, IdArray, TimeArray
-from gateway.tag import DataType, Quality, Tag, TagTable
+from gateway.sinks.naming import FieldTypes
+from gateway.tag import DataType, Quality, Tag, Tags
 
 __all__ = ["Encoded", "LineEncoder", "RowArray", "number_texts"]
 
@@ -86,8 +87,10 @@ class Encoded:
 class LineEncoder:
     """Encodes frames of one tag table; tags are prepared as they appear."""
 
-    def __init__(self, table: TagTable) -> None:
+    def __init__(self, table: Tags, types: FieldTypes | None = None) -> None:
+        """`types`: what the fields are in the database, and may be from now on."""
         self._table = table
+        self._types = types
         self._series_ids: dict[bytes, int] = {}
         self._series: IdArray = np.empty(0, np.int32)  # tag -> series
         self._heads: Pieces = np.empty(0, object)  # tag -> b"pump,asset=p1 "
@@ -218,6 +221,8 @@ class LineEncoder:
         known = len(self._kinds)
         if known == len(self._table):
             return
+        if self._types is not None:
+            self._types.settle([self._table[i] for i in range(known, len(self._table))])
         made = [self._pieces_of(i, self._table[i]) for i in range(known, len(self._table))]
         heads, keys, kinds = zip(*made, strict=True)
         series = [self._series_ids.setdefault(head, len(self._series_ids)) for head in heads]
@@ -227,6 +232,15 @@ class LineEncoder:
         self._heads = np.append(self._heads, np.fromiter(heads, object, len(heads)))
         self._keys = np.append(self._keys, np.fromiter(keys, object, len(keys)))
         self._suffixes = np.append(self._suffixes, np.fromiter(suffixes, object, len(suffixes)))
+
+    def forget(self) -> None:
+        """Prepare all tags anew: what their fields are in the database has been found out."""
+        self._series = np.empty(0, np.int32)
+        self._heads = np.empty(0, object)
+        self._keys = np.empty(0, object)
+        self._kinds = np.empty(0, np.uint8)
+        self._suffixes = np.empty(0, object)
+        self._refusals.clear()
 
     def _pieces_of(self, tag_id: int, tag: Tag) -> tuple[bytes, bytes, int]:
         why = _unwritable(tag)
@@ -240,7 +254,7 @@ class LineEncoder:
         return (
             f"{measurement}{labels} ".encode(),
             f"{_escaped(tag.field)}=".encode(),
-            _KINDS[tag.value_type],
+            _KINDS[tag.value_type if self._types is None else self._types.of(tag)],
         )
 
 

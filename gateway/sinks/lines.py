@@ -28,7 +28,8 @@ from gateway.sinks import Receipt, Sink, SinkStats, http
 from gateway.sinks.config import LineProtocolSettings
 from gateway.sinks.influxdb import Api, InfluxSink
 from gateway.sinks.lineprotocol import LineEncoder
-from gateway.tag import TagTable
+from gateway.sinks.naming import FieldTypes
+from gateway.tag import Tags
 
 __all__ = ["DatagramSink", "StreamSink", "build"]
 
@@ -39,20 +40,20 @@ BURST_BYTES = 64 * 1024
 BURST_PAUSE_S = 0.002
 
 
-def build(settings: LineProtocolSettings, table: TagTable) -> Sink:
+def build(settings: LineProtocolSettings, table: Tags, types: FieldTypes | None = None) -> Sink:
     """The sink for one [[sink]]."""
     match urlsplit(settings.url).scheme:
         case "udp":
-            return DatagramSink(settings, table)
+            return DatagramSink(settings, table, types)
         case "tcp" | "tls":
-            return StreamSink(settings, table)
+            return StreamSink(settings, table, types)
     api = Api(
         url=settings.url,
         query={},
         authorize=partial(http.login, settings),
         stored=settings.accept,
     )
-    return InfluxSink(settings, api, table)
+    return InfluxSink(settings, api, table, types)
 
 
 class StreamSink:
@@ -60,11 +61,13 @@ class StreamSink:
 
     is_concurrent = False
 
-    def __init__(self, settings: LineProtocolSettings, table: TagTable) -> None:
+    def __init__(
+        self, settings: LineProtocolSettings, table: Tags, types: FieldTypes | None = None
+    ) -> None:
         self.name = settings.name
         self.stats = SinkStats()
         self._settings = settings
-        self._encoder = LineEncoder(table)
+        self._encoder = LineEncoder(table, types)
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._recent = b""  # what was sent last, whole lines
@@ -184,11 +187,13 @@ class DatagramSink:
 
     is_concurrent = False
 
-    def __init__(self, settings: LineProtocolSettings, table: TagTable) -> None:
+    def __init__(
+        self, settings: LineProtocolSettings, table: Tags, types: FieldTypes | None = None
+    ) -> None:
         self.name = settings.name
         self.stats = SinkStats()
         self._settings = settings
-        self._encoder = LineEncoder(table)
+        self._encoder = LineEncoder(table, types)
         self._transport: asyncio.DatagramTransport | None = None
         self._errors = _Errors()
 

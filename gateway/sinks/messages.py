@@ -16,7 +16,7 @@ from gateway.frame import Frame, IdArray
 from gateway.sinks import http
 from gateway.sinks.lineprotocol import LineEncoder, RowArray
 from gateway.sinks.rows import json_rows
-from gateway.tag import TagTable
+from gateway.tag import Tags
 
 __all__ = ["Message", "MessageEncoder"]
 
@@ -33,7 +33,7 @@ class Message:
 class MessageEncoder:
     """Encodes frames of one tag table."""
 
-    def __init__(self, table: TagTable, form: Literal["jsonl", "lineprotocol"]) -> None:
+    def __init__(self, table: Tags, form: Literal["jsonl", "lineprotocol"]) -> None:
         self._table = table
         self._form = form
         self._lines = LineEncoder(table)

@@ -27,7 +27,7 @@ from gateway.frame import Frame
 from gateway.sinks import Receipt, SinkStats, http
 from gateway.sinks.config import NatsSettings
 from gateway.sinks.messages import Message, MessageEncoder
-from gateway.tag import TagTable
+from gateway.tag import Tags
 
 if TYPE_CHECKING:
     from nats.aio.client import Client
@@ -44,7 +44,7 @@ _NOT_IN_TOKEN = re.compile(r"[\s.*>\x00-\x1f\x7f]")
 _LOGIN_WORDS = ("authorization", "authentication", "credentials", "permissions")
 
 
-def build(settings: NatsSettings, table: TagTable) -> NatsSink:
+def build(settings: NatsSettings, table: Tags) -> NatsSink:
     """The sink for one [[sink]]."""
     return NatsSink(settings, table)
 
@@ -59,7 +59,7 @@ class NatsSink:
 
     is_concurrent = False
 
-    def __init__(self, settings: NatsSettings, table: TagTable) -> None:
+    def __init__(self, settings: NatsSettings, table: Tags) -> None:
         self.name = settings.name
         self.stats = SinkStats()
         self._settings = settings

@@ -23,7 +23,7 @@ from gateway.errors import SinkParked
 from gateway.frame import BoolArray, Frame
 from gateway.sinks import Receipt, SinkStats, http
 from gateway.sinks.config import PrometheusSettings
-from gateway.tag import DataType, Quality, Tag, TagTable
+from gateway.tag import DataType, Quality, Tag, Tags
 
 __all__ = ["PrometheusSink", "build", "encode_series", "labels_of"]
 
@@ -40,7 +40,7 @@ _TIMESTAMP_KEY = 0x10
 _SAMPLE_BYTES = 18
 
 
-def build(settings: PrometheusSettings, table: TagTable) -> PrometheusSink:
+def build(settings: PrometheusSettings, table: Tags) -> PrometheusSink:
     """The sink for one [[sink]]."""
     return PrometheusSink(settings, table)
 
@@ -50,7 +50,7 @@ class PrometheusSink:
 
     is_concurrent = True
 
-    def __init__(self, settings: PrometheusSettings, table: TagTable) -> None:
+    def __init__(self, settings: PrometheusSettings, table: Tags) -> None:
         self.name = settings.name
         self.stats = SinkStats()
         self._settings = settings

@@ -32,7 +32,7 @@ _DROPPED = re.compile(r"\bpartial write\b.*\bdropped=(\d+)\s*$", re.DOTALL)
 _UNPARSED = "unable to parse '"
 _CONFLICT = re.compile(
     r'input field "(?P<field>.*?)" on measurement "(?P<measurement>.*?)"'
-    r" is type (?P<sent>\w+), already exists as type"
+    r" is type \w+, already exists as type (?P<kept>\w+)"
 )
 
 
@@ -42,6 +42,7 @@ class Conflict:
 
     measurement: str
     field: str
+    kept: str  # "float", "integer", "boolean", "string"
 
 
 def words_of(said: bytes) -> str:
@@ -70,7 +71,7 @@ def named_points(said: bytes, points: Sequence[bytes]) -> Mapping[int, str]:
 def conflict_in(said: bytes) -> Conflict | None:
     """The field that a field type conflict is about."""
     match = _CONFLICT.search(_message(_json(said)))
-    return Conflict(measurement=match["measurement"], field=match["field"]) if match else None
+    return Conflict(**match.groupdict()) if match else None
 
 
 def _json(said: bytes) -> Any:

@@ -15,7 +15,7 @@ import orjson
 
 from gateway.frame import ByteArray, Frame, TimeArray
 from gateway.sinks.lineprotocol import number_texts
-from gateway.tag import DataType, Quality, Tag, TagTable
+from gateway.tag import DataType, Quality, Tag, Tags
 
 __all__ = ["CSV_HEADER", "RowEncoder", "clean", "csv_rows", "json_rows"]
 
@@ -38,7 +38,7 @@ class RowEncoder:
 
     def __init__(
         self,
-        table: TagTable,
+        table: Tags,
         head: Callable[[Tag], bytes],
         tail: Callable[[Tag], bytes],
         text: Callable[[str], bytes],
@@ -103,7 +103,7 @@ class RowEncoder:
         self._kinds = np.append(self._kinds, np.array(kinds, np.uint8))
 
 
-def json_rows(table: TagTable) -> RowEncoder:
+def json_rows(table: Tags) -> RowEncoder:
     """Objects with time (RFC 3339), tag, value, quality, unit, measurement, field and labels."""
 
     def head(tag: Tag) -> bytes:
@@ -125,7 +125,7 @@ def json_rows(table: TagTable) -> RowEncoder:
     return RowEncoder(table, head, tail, text, b"null", layout)
 
 
-def csv_rows(table: TagTable) -> RowEncoder:
+def csv_rows(table: Tags) -> RowEncoder:
     """Lines (RFC 4180) of the columns in CSV_HEADER."""
     return RowEncoder(
         table,

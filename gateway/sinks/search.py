@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gateway.frame import BoolArray, Frame
-from gateway.tag import TagTable
+from gateway.tag import Tags
 
 __all__ = ["Search", "points_of"]
 
@@ -87,7 +87,7 @@ class Search:
         return rows
 
 
-def points_of(frame: Frame, table: TagTable) -> PointArray:
+def points_of(frame: Frame, table: Tags) -> PointArray:
     """The point each row is in - rows of equal measurement, labels and time - from 0, in order."""
     series_of: dict[object, int] = {}
     tag_ids, places = np.unique(frame.tag_ids, return_inverse=True)

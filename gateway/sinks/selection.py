@@ -6,7 +6,7 @@ import numpy as np
 
 from gateway.frame import BoolArray, Frame
 from gateway.settings import matches_any
-from gateway.tag import TagTable
+from gateway.tag import Tags
 
 __all__ = ["Selection"]
 
@@ -15,7 +15,7 @@ class Selection:
     """What matches one of `tags` and none of `exclude_tags`."""
 
     def __init__(
-        self, table: TagTable, tags: tuple[str, ...] = ("*",), exclude_tags: tuple[str, ...] = ()
+        self, table: Tags, tags: tuple[str, ...] = ("*",), exclude_tags: tuple[str, ...] = ()
     ) -> None:
         self._table = table
         self._tags = tags

@@ -113,8 +113,9 @@ class World:
         self.store = Store(DIRECTORY, self.settings, TABLE, self.clock, self.disk)
         self.persist(self.store.open)
         self.check_cursor()
-        self.replay()
+        # Before anything is deleted for room, as the pipeline does.
         reader = SpoolReader("db", tuple(Lane), self.store, TABLE, None)  # type: ignore[arg-type] - see loop
+        self.replay()
         deliver = partial(
             Delivery,
             sink=self.server,

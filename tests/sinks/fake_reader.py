@@ -17,12 +17,21 @@ class FakeReader:
         self.acknowledged = 0
         self.asked: list[int] = []
         self.done = asyncio.Event()
+        self._stops: dict[int, tuple[asyncio.Event, asyncio.Event]] = {}
+
+    def stop_at(self, acknowledged: int) -> tuple[asyncio.Event, asyncio.Event]:
+        """Give nothing from so many acknowledged batches on: has come there, may go on."""
+        return self._stops.setdefault(acknowledged, (asyncio.Event(), asyncio.Event()))
 
     async def next(self, samples_max: int) -> Batch:
         self.asked.append(samples_max)
         if self.acknowledged == len(self._frames):
             self.done.set()
             await asyncio.Event().wait()
+        has_come, may_go_on = self._stops.get(self.acknowledged, (None, None))
+        if has_come is not None and may_go_on is not None:
+            has_come.set()
+            await may_go_on.wait()
         return Batch(Lane.RAW, self._frames[self.acknowledged], self.acknowledged)
 
     async def acknowledge(self, batch: Batch) -> None:

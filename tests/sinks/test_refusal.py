@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
 
 import pytest
 from aiohttp import web
@@ -16,7 +15,7 @@ from gateway.sinks.influxdb import InfluxSink, build
 from gateway.sinks.refusal import Conflict, conflict_in, named_points, words_of
 from gateway.tag import DataType, TagTable
 from tests.samples import make_frame, make_tag
-from tests.servers import Influx1, running
+from tests.servers import Influx1
 from tests.sinks.fake_influx import FakeInflux, fake_influx
 
 POINTS = [b"pump,asset=a flow=1.5 1\n", b"pump,asset=b flow=it's: 2\n", b"pump,asset=c x=3 3\n"]
@@ -66,7 +65,9 @@ def test_lines_are_named_by_number_when_the_quoted_line_is_ours() -> None:
 
 
 def test_a_field_type_conflict_names_measurement_and_field() -> None:
-    assert conflict_in(TYPE_CONFLICT % 1) == Conflict(measurement="pump", field="flow")
+    assert conflict_in(TYPE_CONFLICT % 1) == Conflict(
+        measurement="pump", field="flow", kept="integer"
+    )
     assert conflict_in(b'{"error":"database is full"}') is None
 
 
@@ -80,12 +81,6 @@ def test_whatever_a_server_says_is_read_and_kept_short(said: bytes) -> None:
     assert set(named_points(said, POINTS)) <= {0, 1, 2}
     conflict_in(said)
     assert len(words_of(said).encode()) <= 255
-
-
-@pytest.fixture(scope="module")
-def influx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Influx1]:
-    with running(Influx1(tmp_path_factory.mktemp("influx"))) as server:
-        yield server
 
 
 def counting(sink: InfluxSink, monkeypatch: pytest.MonkeyPatch) -> list[int]:

@@ -127,6 +127,7 @@ async def deliver_through_restarts(
         for batch in range(60)
     ]
     reader = FakeReader(frames)
+    stops = [reader.stop_at(batches) for batches in (10, 25, 40)]
     made = delivery.Delivery(
         sink=sink,
         reader=reader,
@@ -137,11 +138,10 @@ async def deliver_through_restarts(
     )
     async with asyncio.timeout(60), sink.session(), asyncio.TaskGroup() as tasks:
         delivering = tasks.create_task(made.run())
-        for batches in (10, 25, 40):
-            while reader.acknowledged < batches:  # noqa: ASYNC110 - the reader stays simple
-                await asyncio.sleep(0.001)
-            end()  # the loop stands still meanwhile, so that the delivery cannot finish first
-            assert not reader.done.is_set()
+        for has_come, may_go_on in stops:
+            await has_come.wait()
+            end()
+            may_go_on.set()
             await asyncio.to_thread(server.start)
         await reader.done.wait()
         delivering.cancel()

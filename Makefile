@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 FUZZ_RUNS ?= 10000000
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench soak fuzz format lock clean packages
+.PHONY: help demo test lint bench coverage soak fuzz format lock clean packages
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 10
@@ -25,6 +25,12 @@ lint: $(VENV)/test.stamp  ## ruff, mypy --strict, the import rule
 
 bench: $(VENV)/test.stamp  ## the figures of bench/RESULTS.md
 	$(BIN)/python -m bench
+
+coverage: packages $(VENV)/test.stamp  ## branches of spool and sinks that the tests go through
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -n 2 --dist loadfile
+	$(BIN)/coverage combine -q
+	$(BIN)/coverage report
 
 soak: packages $(VENV)/test.stamp  ## ten minutes of a plant, then 20 kills, counted in a real database
 	$(BIN)/python -m bench.soak

@@ -71,14 +71,21 @@ class Cursors:
         if not is_whole:
             log.warning("spool.cursor_damaged sink=%s consequence=all is sent again", name)
 
-    def check(self) -> None:
-        """Move back those that are ahead of their lane."""
+    def check(self) -> bool:
+        """Move back those that are ahead of their lane; whether there were any.
+
+        They must be saved before the lane grows again: on disk they would be ahead no more, and
+        what is new would be taken for delivered.
+        """
+        is_ahead = False
         for name, cursor in list(self._by_name.items()):
             for lane in Lane:
                 place = cursor.place(lane)
                 if place is not None and place > self._samples_end(lane):
                     log.warning("spool.cursor_ahead sink=%s lane=%s", name, lane.name.lower())
                     cursor.move(lane, self._samples_end(lane))
+                    is_ahead = True
+        return is_ahead
 
     def forgo(self) -> None:
         """What could not be loaded was of segments that are gone."""

@@ -144,7 +144,8 @@ class Store:
         # derived lanes would take these for worked already.
         named_max = max(writer.raw_sequence for writer in self._writers.values())
         self._writers[Lane.RAW] = LaneWriter(Lane.RAW, shared, sequence_min=named_max + 1)
-        self.cursors.check()
+        if self.cursors.check() and not self.in_memory:
+            self.cursors.save(in_memory=False)
         if self.settings.raw:
             self.last_turn_ns, self.last_boot = self._find_last_turn()
             self._derived_mark = self._writers[Lane.RAW].raw_sequence or 1

@@ -40,7 +40,7 @@ def test_calls_that_fail_now_and_then_cost_nothing(tmp_path: Path, call: str, wh
 
 @pytest.mark.system
 def test_a_disk_whose_flush_takes_seconds_holds_up_nothing_but_itself(tmp_path: Path) -> None:
-    lines = injected(tmp_path, "fdatasync", "delay_enter=3s:when=6")
+    lines = injected(tmp_path, "fdatasync", "delay_enter=5s:when=6")
     ticks = [int(line.split()[1]) for line in lines if line.startswith("tick ")]
     assert max(ticks, default=0) < 1500  # the event loop went on while the flush did not
     check(tmp_path / "spool", last_durable(lines, -1))

@@ -419,3 +419,19 @@ def test_a_cursor_that_a_killed_process_left_in_the_cache_outlives_a_power_cut(s
     world.disk.power_cut(random.Random(seed))
     world.open()
     assert world.store.cursors["sink"].place(Lane.RAW) == 3
+
+
+def test_a_cursor_ahead_of_its_lane_stays_moved_back_through_a_second_power_cut() -> None:
+    """Were it not, what the lane gets next would be taken for delivered."""
+    world = World(random.Random(1), SimulatedDisk())
+    world.open()
+    world.commit(1)
+    end = world.store.samples_end(Lane.RAW)
+    world.store.cursor_of("influx", tuple(Lane)).move(Lane.RAW, end + 1)
+    world.store.save_cursors()
+    world.store.close()
+    reopen(world)
+    world.commit(3)
+    assert world.store.samples_end(Lane.RAW) > end + 1
+    world.disk.power_cut(world.rng)
+    assert world.open().cursors["influx"].place(Lane.RAW) == end

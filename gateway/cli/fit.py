@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,10 +17,18 @@ from gateway.errors import SluicegateError
 from gateway.frame import Frame, TimeArray
 from gateway.inference.fit import FitError, FitSettings, Fitted, fit, parse_rate
 from gateway.inference.fit.bundling import REPORT, Facts, healthy_facts, write_bundle
-from gateway.inference.fit.prepare import Arrivals, Prepared, Selection, prepare, sample_period
+from gateway.inference.fit.prepare import (
+    Arrivals,
+    Prepared,
+    Selection,
+    Spoken,
+    prepare,
+    sample_period,
+)
 from gateway.inference.fit.recording import Recording
 from gateway.inference.fit.report import report_of
 from gateway.inference.keys import DeviceKey
+from gateway.inference.notes import NOTES_FILE, Notes
 from gateway.recordings import Reader, RecordingOptions
 from gateway.settings import parse_duration
 from gateway.spool.history import History
@@ -113,8 +121,20 @@ def _prepare(options: argparse.Namespace, config: Config | None) -> tuple[Prepar
     print(f"reading {data} ...", flush=True)
     if wanted_s is None:
         wanted_s, streams = _common_period(streams, selection)
-    prepared = prepare(streams, selection, wanted_s, deadband_report_s=report_s)
+    prepared = prepare(
+        streams, selection, wanted_s, deadband_report_s=report_s, spoken=_spoken(config)
+    )
     return prepared, wanted_s, data
+
+
+def _spoken(config: Config | None) -> Callable[[str], Spoken]:
+    """What operators said of an asset, as the gateway keeps it."""
+    if config is None:
+        return lambda _: Spoken()
+    notes = Notes(config.settings.gateway.data_dir / "models" / NOTES_FILE)
+    return lambda asset: Spoken(
+        normal=notes.normal_spans(asset), excluded=notes.excluded_spans(asset)
+    )
 
 
 def _common_period(

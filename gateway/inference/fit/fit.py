@@ -117,8 +117,8 @@ def fit(recordings: Sequence[Recording], settings: FitSettings) -> Fitted:
     unusual = _unusual(cleaned, runs, spans)
     if unusual:
         stretches += [s for one, rows in unusual for s in stretches_where(one, rows, "unusual")]
-        marked = {one.asset: rows for one, rows in unusual}
-        cleaned = [_without(one, marked.get(one.asset)) for one in cleaned]
+        marked = {id(one): rows for one, rows in unusual}  # an asset may have several
+        cleaned = [_without(one, marked.get(id(one))) for one in cleaned]
         runs = _runs(cleaned, window)
     hop = settings.hop or min(max(1, round(1 / first.period_s)), TIMES_MAX)
     learned, calibration = _calibrated(learn(runs, spans), spans)
@@ -264,6 +264,9 @@ def _unusual(
         detector = learn(others, short).detector
         for piece in pieces[k :: 2 * FOLDS]:
             found += _mark(detector, piece, marked[piece.recording])
+    for k, one in enumerate(recordings):
+        if one.normal is not None:
+            marked[k] &= ~one.normal
     if not 0 < found <= UNUSUAL_SHARE_MAX * rows:
         return []
     return [

@@ -9,8 +9,8 @@ left out, and why is said.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TypeAlias
 
@@ -24,7 +24,7 @@ from gateway.inference.runtime import Float32Array
 from gateway.settings import matches_any
 from gateway.tag import DataType, Tag, TagTable
 
-__all__ = ["Arrivals", "LeftOut", "Prepared", "Selection", "prepare", "sample_period"]
+__all__ = ["Arrivals", "LeftOut", "Prepared", "Selection", "Spoken", "prepare", "sample_period"]
 
 Arrivals: TypeAlias = Iterable[tuple[TimeArray, Frame]]
 """When each row arrived, and the frame; in the order of arrival."""
@@ -39,6 +39,7 @@ USABLE_SHARE_MIN = 0.5
 FALLS_SHARE_MAX = 0.005
 CHANGES_MIN = 10
 STEPS_DIFFER_MAX = 0.05
+MARGIN_TICKS = 32
 # Periods that people set; what is within 5 % of one is it.
 _USUAL_S = (
     0.01, 0.02, 0.05, 0.1, 0.2, 0.25, 0.5, 1, 2, 3, 5, 10, 15, 20, 30, 60, 120, 180, 300, 600,
@@ -76,6 +77,14 @@ class LeftOut:
 
     what: str
     why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spoken:
+    """What operators said of an asset's past, as spans of time (start_ns, end_ns)."""
+
+    normal: Sequence[tuple[int, int]] = ()  # to be learned from, however unusual
+    excluded: Sequence[tuple[int, int]] = ()  # maintenance, and what was called a fault
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,6 +158,7 @@ def prepare(
     period_s: float,
     *,
     deadband_report_s: float,
+    spoken: Callable[[str], Spoken] = lambda _: Spoken(),
 ) -> Prepared:
     """Recordings of all that some streams bring: a spool's, or files', one after another."""
     columns: list[list[_Column]] = []  # by stream
@@ -168,7 +178,8 @@ def prepare(
                 why = f"it has no {', '.join(missing[:3])}, as the others have"
                 left_out.append(LeftOut(asset, why))
             elif fields:
-                recordings.append(_recording(asset, [of_asset[f] for f in fields], period_s))
+                recording = _recording(asset, [of_asset[f] for f in fields], period_s)
+                recordings.append(_heeding(recording, spoken(asset)))
     return Prepared(
         recordings=tuple(recording for recording in recordings if len(recording.t_ns)),
         left_out=tuple(dict.fromkeys(left_out)),
@@ -262,3 +273,25 @@ def _recording(asset: str, columns: Sequence[_Column], period_s: float) -> Recor
         values=np.stack([column.values[rows] for column in columns], axis=1).astype(np.float64),
         usable=usable[rows],
     )
+
+
+def _heeding(recording: Recording, spoken: Spoken) -> Recording:
+    """The recording as the operators' words leave it.
+
+    What begins in a window is seen in it for as long as the window is: as much more is left out.
+    """
+    margin_ns = round(MARGIN_TICKS * recording.period_s * 1e9)
+    excluded = _within(recording.t_ns, spoken.excluded, margin_ns)
+    normal = _within(recording.t_ns, spoken.normal, 0)
+    if not excluded.any() and not normal.any():
+        return recording
+    return replace(
+        recording, usable=recording.usable & ~excluded[:, np.newaxis], normal=normal & ~excluded
+    )
+
+
+def _within(t_ns: TimeArray, spans: Sequence[tuple[int, int]], margin_ns: int) -> BoolArray:
+    rows = np.zeros(len(t_ns), np.bool_)
+    for start_ns, end_ns in spans:  # in this order, since an end may be for ever
+        rows |= (t_ns >= start_ns - margin_ns) & (t_ns - margin_ns <= end_ns)
+    return rows

@@ -26,10 +26,13 @@ class Recording:
     t_ns: TimeArray  # (n,) UTC nanoseconds, rising
     values: FloatArray  # (n, features) in engineering units
     usable: BoolArray  # (n, features) good quality, fresh
+    # (n,) rows that somebody called normal: learned from, however unusual they are
+    normal: BoolArray | None = None
 
     def __post_init__(self) -> None:
         assert len(self.fields) == len(self.eng_units) == self.values.shape[1]
         assert self.values.shape == self.usable.shape == (len(self.t_ns), len(self.fields))
+        assert self.normal is None or self.normal.shape == self.t_ns.shape
         assert self.period_s > 0
         assert len(self.t_ns) < 2 or bool(np.all(np.diff(self.t_ns) > 0))
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from gateway.frame import FloatArray, Frame, TimeArray
-from gateway.inference.fit.prepare import Prepared, Selection, prepare, sample_period
+from gateway.inference.fit import FitSettings, fit
+from gateway.inference.fit.prepare import Prepared, Selection, Spoken, prepare, sample_period
 from gateway.tag import DataType, TagTable
 from tests.samples import make_tag
 
@@ -143,3 +144,42 @@ def test_units_that_differ_are_not_pooled() -> None:
     found = prepare(streams, PUMPS, 1.0, deadband_report_s=60)
     assert found.recordings == ()
     assert "different units: bar, kPa" in found.left_out[0].why
+
+
+def test_what_operators_said_is_heeded() -> None:
+    table = TagTable()
+    arrivals = list(arrivals_of(table, {"a.x": NOISE, "a.y": NOISE, "b.x": NOISE, "b.y": NOISE}))
+    excluded = [(1100 * SECOND, 1110 * SECOND), (1380 * SECOND, 2**63 - 1)]
+    said = {"a": Spoken(excluded=excluded, normal=[(1200 * SECOND, 1209 * SECOND)])}
+    found = prepare(
+        [(table, arrivals)], PUMPS, 1.0, deadband_report_s=60,
+        spoken=lambda asset: said.get(asset, Spoken()),
+    )  # fmt: skip
+    a, b = found.recordings
+    seconds = a.t_ns // SECOND
+    gone = ((seconds >= 1068) & (seconds <= 1142)) | (seconds >= 1348)
+    assert np.array_equal(~a.usable[:, 0], gone)
+    assert a.normal is not None
+    assert seconds[a.normal].tolist() == list(range(1200, 1210))
+    assert b.usable.all()
+    assert b.normal is None
+
+
+def test_what_was_called_normal_is_learned_from_however_unusual() -> None:
+    random = np.random.default_rng(2)
+    load = np.sin(np.arange(4000) / 50)
+    signals = {"a.x": load + random.normal(size=4000) / 20, "a.y": random.normal(size=4000) / 20}
+    signals["a.y"] += 2 * load
+    signals["a.x"][2000:2200] += 6
+    table = TagTable()
+    arrivals = list(arrivals_of(table, signals))
+
+    def dropped(spoken: Spoken) -> float:
+        [recording] = prepare(
+            [(table, arrivals)], PUMPS, 1.0, deadband_report_s=60, spoken=lambda _: spoken
+        ).recordings
+        stretches = fit([recording], FitSettings()).stretches
+        return sum(s.end_ns - s.start_ns for s in stretches if s.reason == "unusual") / 1e9
+
+    assert dropped(Spoken()) > 100
+    assert dropped(Spoken(normal=[(2950 * SECOND, 3250 * SECOND)])) == 0

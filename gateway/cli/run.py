@@ -63,9 +63,11 @@ async def _serve(config: Any) -> None:
         await opened.enter_async_context(gateway.opened())
         http = config.settings.gateway.http
         if http.enabled:
+            from gateway.ops.commands import api_of
             from gateway.ops.http import serve
 
-            host, port = await opened.enter_async_context(serve(status, http))
+            api = api_of(gateway, http)
+            host, port = await opened.enter_async_context(serve(status, http, api))
             log.info("gateway.page url=http://%s:%d/", host, port)
         # What start-up made lives as long as the process; the collector need not look at it again.
         gc.collect()

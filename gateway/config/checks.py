@@ -90,6 +90,7 @@ def _check_gateway(found: Findings, gateway: GatewaySettings, base: Path) -> Non
         found.warn(where, what, f'Segments of "{size_text(largest)}" will be made.')
     if not gateway.http.enabled:
         return
+    _check_secret(found, ("gateway", "http", "token"), gateway.http.token)
     where = ("gateway", "http", "listen")
     host, _, port = gateway.http.listen.rpartition(":")
     if 0 < int(port) < _unprivileged_port():

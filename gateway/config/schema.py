@@ -10,7 +10,7 @@ from pydantic import Field, field_validator
 
 from gateway.asset import AssetSettings
 from gateway.inference.config import ModelSettings
-from gateway.settings import Name, Seconds, Settings
+from gateway.settings import Name, Seconds, SecretReference, Settings
 from gateway.sinks.config import (
     FileSinkSettings,
     HttpJsonSettings,
@@ -52,6 +52,12 @@ class HttpSettings(Settings):
     enabled: bool = Field(default=True, description="serve it")
     listen: str = Field(
         default="127.0.0.1:8080", description="address:port; port 0 takes a free one"
+    )
+
+    token: SecretReference | None = Field(
+        default=None,
+        description="whoever names it may command the gateway (16 signs or more); none = nobody",
+        examples=["file:api-token"],
     )
 
     @field_validator("listen")

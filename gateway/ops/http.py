@@ -1,10 +1,10 @@
-"""The gateway's own web server: the page, its events, /healthz, /metrics and /api/history.
+"""The gateway's own web server: the page, its events, /healthz, /metrics, /api/history, commands.
 
-It only ever reads, and it is written for a hostile network all the same: the bound address is
-usually loopback, but a web page opened on the same machine can reach loopback too. So: requests
-must name us in `Host` (a rebound DNS name does not), other sites' scripts are refused, nothing
-but GET and HEAD is answered, and the page sets text as text under a Content-Security-Policy
-without inline script.
+All but the commands (`api`) only ever read, and it is written for a hostile network all the same:
+the bound address is usually loopback, but a web page opened on the same machine can reach loopback
+too. So: requests must name us in `Host` (a rebound DNS name does not), other sites' scripts are
+refused, nothing but GET and HEAD is answered (and POST to a command, with the token), and the page
+sets text as text under a Content-Security-Policy without inline script.
 
 One connection serves one request. That is all the page and Prometheus need, and it turns
 slowness of every kind into a deadline on the connection: so long to ask, so long to take the
@@ -17,9 +17,10 @@ import asyncio
 import logging
 import socket
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 from types import MappingProxyType
@@ -32,9 +33,10 @@ from aiohttp.web_protocol import RequestHandler
 from gateway.config.schema import HttpSettings
 from gateway.errors import SluicegateError
 from gateway.ops import history, metrics
+from gateway.ops.api import PATH, Api, Refusal
 from gateway.ops.broadcast import Broadcast
 from gateway.ops.health import health_of
-from gateway.ops.view import GatewayView
+from gateway.ops.view import GatewayView, Stats
 
 __all__ = ["HttpStats", "serve"]
 
@@ -46,6 +48,9 @@ CLIENTS_MAX = 16  # event streams; the other connections stay free for /healthz
 REQUEST_S = 5.0  # from connecting to the end of the request
 RESPONSE_S = 15.0  # to the last byte of the answer
 EVENT_WRITE_S = 5.0  # a browser that takes longer for one event has gone to sleep
+BODY_S = 5.0  # to the last byte of a command
+COMMAND_S = 30.0  # to its answer; a device may be asked several times
+COMMANDS_AT_ONCE_MAX = 8
 HISTORY_S = 10.0
 HISTORY_AT_ONCE_MAX = 2  # each reads the disk and holds its samples
 # SIGTERM gives the whole gateway five seconds; what pages are waiting for is cut off.
@@ -87,15 +92,19 @@ class HttpStats:
 
 
 @asynccontextmanager
-async def serve(view: GatewayView, settings: HttpSettings) -> AsyncIterator[tuple[str, int]]:
+async def serve(
+    view: GatewayView, settings: HttpSettings, api: Api | None = None
+) -> AsyncIterator[tuple[str, int]]:
     """Serve until the block ends; gives the address and port it listens on.
+
+    Without an `api` there is no command.
 
     Raises SluicegateError where it cannot listen there.
     """
     host, _, port = settings.listen.rpartition(":")
     host = host.strip("[]")
     async with Broadcast(view) as broadcast:
-        server = _Server(view, broadcast, _Hosts(host))
+        server = _Server(view, broadcast, _Hosts(host), api)
         try:
             listener = await asyncio.get_running_loop().create_server(server, host, int(port))
         except OSError as error:
@@ -146,11 +155,15 @@ class _Hosts:
 class _Server(web.Server):
     """aiohttp's protocol server, with a bound on connections and a deadline for each."""
 
-    def __init__(self, view: GatewayView, broadcast: Broadcast, hosts: _Hosts) -> None:
+    def __init__(
+        self, view: GatewayView, broadcast: Broadcast, hosts: _Hosts, api: Api | None
+    ) -> None:
         super().__init__(self._handle, access_log=None, lingering_time=0, handler_cancellation=True)
         self._view = view
         self._broadcast = broadcast
         self._hosts = hosts
+        self._api = api
+        self._commands_at_once = 0
         self._deadlines: dict[RequestHandler, asyncio.TimerHandle] = {}
         self._static = {
             path: ((_PAGE / name).read_bytes(), content_type)
@@ -202,7 +215,8 @@ class _Server(web.Server):
 
     def _refusal(self, request: web.BaseRequest) -> web.Response | None:
         """Why a request is not answered, if so."""
-        if request.method not in ("GET", "HEAD"):
+        is_command = self._is_command(request)
+        if request.method not in ("GET", "HEAD") and not is_command:
             return _text(405, "GET and HEAD only", {"Allow": "GET, HEAD"})
         if not self._hosts.allow(request.headers.get("Host", "")):
             return _text(421, "this gateway has another name; see gateway.http.listen")
@@ -212,11 +226,17 @@ class _Server(web.Server):
         # A link elsewhere may lead to us; a script or an image elsewhere may not ask us anything.
         site = request.headers.get("Sec-Fetch-Site", "none")
         mode = request.headers.get("Sec-Fetch-Mode", "")
-        if site not in ("none", "same-origin") and mode != "navigate":
+        if site not in ("none", "same-origin") and (mode != "navigate" or is_command):
             return _text(403, "not for other sites")
         return None
 
+    def _is_command(self, request: web.BaseRequest) -> bool:
+        is_there = self._api is not None and request.path.startswith(PATH)
+        return is_there and request.method == "POST"
+
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        if self._is_command(request):
+            return await self._command(request)
         if request.path in self._static:
             body, content_type = self._static[request.path]
             return web.Response(
@@ -226,7 +246,10 @@ class _Server(web.Server):
             case "/healthz":
                 return self._healthz()
             case "/metrics":
-                text = metrics.exposition(self._view, {"http": self.stats})
+                further: dict[str, Stats] = {"http": self.stats}
+                if self._api is not None:
+                    further["api"] = self._api.stats
+                text = metrics.exposition(self._view, further)
                 headers = {**_HEADERS, "Content-Type": metrics.CONTENT_TYPE}
                 return web.Response(body=text.encode(), headers=headers)
             case "/events":
@@ -246,6 +269,32 @@ class _Server(web.Server):
             "uptime_s": round(self._view.clock.monotonic_s() - self._view.started_s, 1),
         }
         return _json(503 if health.failures else 200, report)
+
+    async def _command(self, request: web.BaseRequest) -> web.Response:
+        assert self._api is not None
+        if self._commands_at_once >= COMMANDS_AT_ONCE_MAX:
+            return _json(503, {"error": "busy"}, {"Retry-After": "2"})
+        self._commands_at_once += 1
+        # A body that dribbles in is cut; once it is here there is time to do what it says.
+        self._set_deadline(request.protocol, request.transport, BODY_S)
+        try:
+            async with asyncio.timeout(COMMAND_S):
+                read = self._on_body_read(request)
+                return _json(200, {"result": await self._api.answer(request, read)})
+        except Refusal as refusal:
+            headers = {"Retry-After": str(refusal.retry_after_s)} if refusal.retry_after_s else {}
+            if refusal.status == 401:
+                headers["WWW-Authenticate"] = "Bearer"
+            return _json(refusal.status, {"error": str(refusal)}, headers)
+        except TimeoutError:
+            return _json(504, {"error": f"not done within {COMMAND_S:.0f} s"})
+        finally:
+            self._commands_at_once -= 1
+
+    def _on_body_read(self, request: web.BaseRequest) -> Callable[[], None]:
+        return partial(
+            self._set_deadline, request.protocol, request.transport, COMMAND_S + RESPONSE_S
+        )
 
     async def _history(self, request: web.BaseRequest) -> web.Response:
         try:

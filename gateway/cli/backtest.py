@@ -11,6 +11,12 @@ from typing import TYPE_CHECKING, Any
 from gateway.errors import SluicegateError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from gateway.frame import Frame, TimeArray
+
+    Turns = Iterator[tuple[TimeArray, Frame]]
+
     from gateway.backtest.replay import Outcome, Replay
     from gateway.backtest.verdict import Fault, Verdict
     from gateway.config.load import Config
@@ -33,9 +39,9 @@ def add_parser(subparsers: Any) -> None:
         "recording", type=Path, nargs="?", help="CSV or Parquet file, or a folder with a spool"
     )
     parser.add_argument(
-        "--from", dest="start", default="24h", help='of a spool: "2h" ago, or 2026-01-31T12:00'
+        "--from", dest="start", help='"2h" ago, or 2026-01-31T12:00 (UTC); default 24h, or all'
     )
-    parser.add_argument("--to", dest="end", default="0s", help="likewise; default now")
+    parser.add_argument("--to", dest="end", help="likewise; default now, or the recording's end")
     parser.add_argument(
         "--model", action="append", default=[], metavar="NAME", help="run this model; default all"
     )
@@ -103,7 +109,8 @@ def _replayed(
     if path is None or path.is_dir():
         own = config.settings.gateway.data_dir / "spool"
         directory = own if path is None else path / "spool" if (path / "spool").is_dir() else path
-        turns = replay.spooled(directory, time_ns(options.start), time_ns(options.end))
+        start_ns, end_ns = time_ns(options.start or "24h"), time_ns(options.end or "0s")
+        turns = replay.spooled(directory, start_ns, end_ns)
         return replay.run(turns), None, f"the spool in {directory}"
     reader, turns = replay.recorded(
         path,
@@ -114,11 +121,20 @@ def _replayed(
             row_period_s=_period_s(options.period),
         ),
     )
-    outcome = replay.run(turns)
+    outcome = replay.run(_between(turns, options.start, options.end))
     for column, why in reader.told.left_out:
         outcome.left_out.setdefault(column, why)
     faults = faults_of_column(*reader.labels()) if reader.told.label_column else None
     return outcome, faults, path.name
+
+
+def _between(turns: Turns, start: str | None, end: str | None) -> Turns:
+    """The turns of a recording from one date to another."""
+    from gateway.cli.query import date_ns
+
+    start_ns = date_ns(start) if start else -(2**63)
+    end_ns = date_ns(end) if end else 2**63 - 1
+    return (turn for turn in turns if start_ns <= int(turn[0][0]) < end_ns)
 
 
 def _period_s(text: str | None) -> float | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from gateway import __version__
 from gateway.cli.models import CONFIG, key_of
-from gateway.cli.query import time_ns
+from gateway.cli.query import cut, time_ns
 from gateway.config.load import Config, load
 from gateway.errors import SluicegateError
 from gateway.frame import Frame, TimeArray
@@ -111,11 +111,12 @@ def _prepare(options: argparse.Namespace, config: Config | None) -> tuple[Prepar
             reader = _reader(path, options, config, wanted_s)
             for what, why in reader.told.left_out:
                 print(f"  {path}: column {what!r} left out: {why}")
-            streams.append((reader.table, ((frame.t_ns, frame) for frame in reader.frames())))
+            frames = cut(reader.frames(), options.start, options.end)
+            streams.append((reader.table, ((frame.t_ns, frame) for frame in frames)))
         data = ", ".join(str(path.name) for path in options.recording)
     else:
         assert config is not None
-        start_ns, end_ns = time_ns(options.start), time_ns(options.end)
+        start_ns, end_ns = time_ns(options.start or "24h"), time_ns(options.end or "0s")
         streams.append(_spooled(config, selection, start_ns, end_ns))
         data = f"the spool from {_utc(start_ns)} to {_utc(end_ns)}"
     print(f"reading {data} ...", flush=True)

@@ -64,9 +64,9 @@ def _add_fit(commands: Any) -> None:
         help="CSV or Parquet instead of the spool; may be given several times",
     )  # fmt: skip
     fit.add_argument(
-        "--from", dest="start", default="24h", help='"2h" ago, or 2026-01-31T12:00 (UTC)'
+        "--from", dest="start", help='"2h" ago, or 2026-01-31T12:00 (UTC); default 24h, or all'
     )
-    fit.add_argument("--to", dest="end", default="0s", help="likewise; default now")
+    fit.add_argument("--to", dest="end", help="likewise; default now, or the recording's end")
     fit.add_argument(
         "--asset", nargs="+", default=["*"], metavar="NAME",
         help="assets to learn from, names or patterns; for a recording of fields alone, whose",

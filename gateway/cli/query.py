@@ -7,13 +7,17 @@ import csv
 import json
 import sys
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gateway.errors import SluicegateError
 
-__all__ = ["add_parser", "time_ns", "time_text"]
+if TYPE_CHECKING:
+    from gateway.frame import Frame
+
+__all__ = ["add_parser", "cut", "date_ns", "time_ns", "time_text"]
 
 SAMPLES_MAX = 1_000_000
 
@@ -99,3 +103,24 @@ def time_ns(text: str) -> int:
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
     return round(moment.timestamp() * 1e9)
+
+
+def cut(frames: Iterator[Frame], start: str | None, end: str | None) -> Iterator[Frame]:
+    """The samples of a recording from one date to another, as a user names them."""
+    start_ns = date_ns(start) if start else -(2**63)
+    end_ns = date_ns(end) if end else 2**63 - 1
+    for frame in frames:
+        yield frame.where((frame.t_ns >= start_ns) & (frame.t_ns < end_ns))
+
+
+def date_ns(text: str) -> int:
+    """UTC nanoseconds of an ISO date: in a file, "2h ago" means nothing."""
+    from gateway.settings import parse_duration
+
+    try:
+        parse_duration(text)
+    except ValueError:
+        return time_ns(text)
+    raise SluicegateError(
+        f"{text!r} ago is no time of a recording", hint="write a date, such as 2026-01-31T12:00"
+    )

@@ -91,3 +91,14 @@ def test_what_cannot_be_replayed_is_said(
     assert "'fast' is not a number" in capsys.readouterr().err
     assert main(["backtest", str(config), str(recording), "--model", "x"]) == EX_UNAVAILABLE
     assert "it has health" in capsys.readouterr().err
+
+
+def test_a_part_of_a_recording_is_named_by_dates(
+    config: Path, recording: Path, capsys: Capture
+) -> None:
+    command = ["backtest", str(config), str(recording), "--json", "--from", "2026-01-01T00:05"]
+    assert main([*command, "--to", "2026-01-01T00:07"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["turns"] == 120
+    assert main(["backtest", str(config), str(recording), "--from", "5m"]) == EX_UNAVAILABLE
+    assert "no time of a recording" in capsys.readouterr().err

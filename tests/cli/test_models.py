@@ -65,6 +65,14 @@ def test_a_recording_becomes_a_signed_bundle(
     assert "healthy 2." in capsys.readouterr().out
 
 
+def test_a_part_of_a_recording_is_named_by_dates(
+    recorded: Write, tmp_path: Path, capsys: Capture
+) -> None:
+    span = ("--from", "2026-01-31T12:05", "--to", "2026-01-31T12:25")
+    assert fit(recorded(), tmp_path / "b", *span) == 0
+    assert "20.0 minutes of pump-7" in capsys.readouterr().out
+
+
 def test_the_same_recording_gives_the_same_model(recorded: Write, tmp_path: Path) -> None:
     path = recorded()
     assert fit(path, tmp_path / "a") == 0

@@ -35,6 +35,13 @@ class WireLogBody(Settings):
     )
 
 
+class WriteBody(Settings):
+    """Set a tag."""
+
+    tag: str = Field(min_length=1, max_length=256, description="name of a writable tag")
+    value: bool | int | float | str = Field(description="in engineering units")
+
+
 class WireLogLinesBody(Settings):
     """What the log of a device's wire holds."""
 
@@ -52,6 +59,7 @@ def api_of(gateway: Gateway, settings: HttpSettings) -> Api | None:
         if isinstance(source, ModbusSource)
     }
     _add_wire_log(api, wire_logs)
+    _add_writes(api, gateway)
     return api
 
 
@@ -89,6 +97,29 @@ class _AuditTrail:
 def audit_into(gateway: Gateway) -> _AuditTrail:
     """Where records of what was told are kept."""
     return _AuditTrail(gateway)
+
+
+def _add_writes(api: Api, gateway: Gateway) -> None:
+    """Setting tags, where a source allows it; without one the code for it is not even loaded."""
+    enabled = [
+        source for source in gateway.sources if isinstance(source, ModbusSource) and source.writes
+    ]
+    if not enabled:
+        return
+    from gateway.sources.modbus.write import Writer  # noqa: PLC0415 - only where enabled
+
+    writers: dict[str, Writer] = {}
+    for source in enabled:
+        rows = {f"{row.asset}.{row.tag}": row for row in source.device.rows}
+        writer = Writer(rows, source, source.device.settings.response_timeout, source.name)
+        writers |= dict.fromkeys(writer.names, writer)
+
+    async def write(body: WriteBody) -> dict[str, Any]:
+        if body.tag not in writers:
+            raise LookupError(f"{body.tag[:64]!r} is not a tag that may be written")
+        return {"tag": body.tag, "value": await writers[body.tag].write(body.tag, body.value)}
+
+    api.add("write", WriteBody, write)
 
 
 def _add_wire_log(api: Api, logs: dict[str, WireLog]) -> None:

@@ -40,6 +40,10 @@ class ModbusSettings(Settings):
         description="scan period of each scan class that the map names",
         examples=[{"default": "1s", "fast": "200ms"}],
     )
+    writes: bool = Field(
+        default=False,
+        description="tags that the map marks writable may be set; without it nothing can be",
+    )
     response_timeout: Seconds = Field(default=1.0, gt=0, description="for one whole answer")
     registers_max: int = Field(default=125, ge=1, le=125, description="most registers a request")
     bits_max: int = Field(default=2000, ge=1, le=2000, description="most coils or inputs a request")
@@ -158,3 +162,6 @@ class RegisterRow(Settings):
     )
     low: float | None = Field(default=None, description="lowest plausible value")
     high: float | None = Field(default=None, description="highest plausible value")
+    writable: bool = Field(
+        default=False, description="may be set, from low to high, where the source has `writes`"
+    )

@@ -35,6 +35,7 @@ _TABLES = {
     "4": Table.HOLDING_REGISTER,
 }
 _BIT_TABLES = (Table.COIL, Table.DISCRETE_INPUT)
+_WRITABLE_TABLES = (Table.COIL, Table.HOLDING_REGISTER)
 _CHOICES: dict[str, tuple[str, ...]] = {
     "table": tuple(Table),
     "data_type": tuple(DataType),
@@ -273,6 +274,13 @@ class _Reader:
             self._problem(number, "address", found, "Correct the address.")
         if row.scale == 0:
             self._problem(number, "scale", "scale 0 makes every value 0", "Leave it empty for 1.")
+        if row.writable and row.table not in _WRITABLE_TABLES:
+            found = f"a {row.table} cannot be written"
+            self._problem(number, "writable", found, "Leave it empty, or correct the table.")
+        is_number = row.data_type not in (DataType.BOOL, DataType.STRING)
+        if row.writable and is_number and (row.low is None or row.high is None):
+            found = "the row is writable without low and high"
+            self._problem(number, "writable", found, "Write the limits that hold for setting it.")
         if row.low is not None and row.high is not None and row.low > row.high:
             found = f"low {row.low:g} is above high {row.high:g}"
             self._problem(number, "low", found, "Exchange them.")

@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from itertools import chain
+from typing import TypeVar
 
 import numpy as np
 
@@ -41,10 +42,12 @@ from gateway.sources.modbus.decode import BlockDecoder
 from gateway.sources.modbus.patience import Patience
 from gateway.sources.modbus.peer import Peer
 from gateway.sources.modbus.plan import Block, Learned, ScanPlan, plan
-from gateway.sources.modbus.wire import Request
+from gateway.sources.modbus.wire import Query, Request
 from gateway.tag import Quality
 
 __all__ = ["BlockReader", "Device", "Scanner"]
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -156,6 +159,10 @@ class Scanner:
     async def close(self) -> None:
         self._connection = None
         await self._opened.aclose()
+
+    async def ask(self, query: Query[T], timeout_s: float) -> T:
+        """Ask something beside the scans, on their connection; raises what it does."""
+        return await (await self._connected()).ask(query, timeout_s)
 
     async def scan(self, scan_class: str) -> Frame:
         """One frame with every tag of the class.

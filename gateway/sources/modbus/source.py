@@ -11,19 +11,24 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from typing import TypeVar
 
 import numpy as np
 
 from gateway.asset import tag_facts
-from gateway.errors import ConfigError
+from gateway.errors import ConfigError, SourceUnavailable
 from gateway.frame import Arrival, IdArray
 from gateway.sources import SourceContext, SourceStats
 from gateway.sources.modbus.config import ModbusSettings, RegisterRow
 from gateway.sources.modbus.rows import load_register_map
 from gateway.sources.modbus.scan import Device, Scanner
+from gateway.sources.modbus.wire import Query
 from gateway.tag import Tag
 
 __all__ = ["ModbusSource", "Slots", "build"]
+
+
+T = TypeVar("T")
 
 
 def build(settings: ModbusSettings, context: SourceContext) -> ModbusSource:
@@ -59,6 +64,8 @@ class ModbusSource:
         self.name = settings.name
         self.stats = SourceStats()
         self.context = context
+        self.writes = settings.writes
+        self._scanner: Scanner | None = None
         ids = [context.table.add(self._tag(row)) for row in rows]
         self.device = Device(settings, rows, np.array(ids, np.int32))
 
@@ -73,9 +80,17 @@ class ModbusSource:
         self.device.patience.forgive()
         try:
             await scanner.connect()
+            self._scanner = scanner
             yield _Session(self, scanner)
         finally:
+            self._scanner = None
             await scanner.close()
+
+    async def ask(self, query: Query[T], timeout_s: float) -> T:
+        """Ask something beside the scans; raises SourceUnavailable while there is no session."""
+        if self._scanner is None:
+            raise SourceUnavailable(f"source {self.name} is not connected")
+        return await self._scanner.ask(query, timeout_s)
 
     def _tag(self, row: RegisterRow) -> Tag:
         return self.context.assets.tag(

@@ -1,0 +1,280 @@
+"""Writes on the wire: functions 5, 6, 15, 16 and 22, and values to the registers that hold them.
+
+Imported only where writing is enabled: everything else of the gateway has no query that changes
+anything. Sans-IO. Source: Modbus Application Protocol 1.1b3, sections 6.5, 6.6, 6.11, 6.12, 6.16.
+`words_of` is the inverse of `decode`: what it gives is read back as the same value.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from dataclasses import dataclass
+
+from gateway.errors import SluicegateError
+from gateway.sources.modbus.config import RegisterRow, Table
+from gateway.sources.modbus.plan import width_of
+from gateway.sources.modbus.wire import Mismatch, check_unit_id
+from gateway.tag import ByteOrder, DataType
+
+__all__ = [
+    "MaskWrite",
+    "WriteBits",
+    "WriteQuery",
+    "WriteRefused",
+    "WriteRegisters",
+    "query_of",
+    "words_of",
+]
+
+WRITE_REGISTERS_MAX = 123  # 6.12
+WRITE_BITS_MAX = 1968  # 6.11
+_ECHO = struct.Struct(">BHH")
+_FORMATS = {
+    DataType.INT16: ">h",
+    DataType.UINT16: ">H",
+    DataType.INT32: ">i",
+    DataType.UINT32: ">I",
+    DataType.INT64: ">q",
+    DataType.UINT64: ">Q",
+    DataType.FLOAT32: ">f",
+    DataType.FLOAT64: ">d",
+}
+
+
+class WriteRefused(SluicegateError):
+    """The gateway does not write this; nothing was sent."""
+
+
+def _check(unit_id: int, address: int, count: int, count_max: int) -> None:
+    check_unit_id(unit_id)
+    if not 1 <= count <= count_max:
+        raise ValueError(f"{count} is not from 1 to {count_max}")
+    if not 0 <= address <= 65536 - count:
+        raise ValueError(f"{count} from address {address} end beyond 65535")
+
+
+class WriteQuery:
+    """What all of them have in common: the answer repeats the beginning of the request."""
+
+    __slots__ = ()
+    unit_id: int
+    address: int
+
+    @property
+    def function(self) -> int:
+        raise NotImplementedError
+
+    @property
+    def repeated(self) -> bytes:
+        """The answer's PDU, if the device did it."""
+        return self.encode()
+
+    def encode(self) -> bytes:
+        """The request's PDU."""
+        raise NotImplementedError
+
+    def answer_bytes(self, pdu: bytes) -> int:
+        """As long as what is repeated; raises Mismatch as soon as something else is."""
+        right = self.repeated
+        size = min(len(pdu), len(right))
+        if pdu[:size] != right[:size]:
+            raise Mismatch("written", f"{pdu[:size].hex(' ')} instead of {right.hex(' ')}")
+        return len(right)
+
+    def decode(self, pdu: bytes) -> bool:
+        """That it was done; raises Mismatch."""
+        if pdu != self.repeated:
+            raise Mismatch("written", f"{pdu.hex(' ')} instead of {self.repeated.hex(' ')}")
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class WriteBits(WriteQuery):
+    """Coils: function 5 for one, 15 for several."""
+
+    unit_id: int
+    address: int
+    bits: tuple[bool, ...]
+
+    def __post_init__(self) -> None:
+        _check(self.unit_id, self.address, len(self.bits), WRITE_BITS_MAX)
+
+    @property
+    def function(self) -> int:
+        return 5 if len(self.bits) == 1 else 15
+
+    @property
+    def repeated(self) -> bytes:
+        if len(self.bits) == 1:
+            return self.encode()
+        return _ECHO.pack(15, self.address, len(self.bits))
+
+    def encode(self) -> bytes:
+        if len(self.bits) == 1:
+            return _ECHO.pack(5, self.address, 0xFF00 if self.bits[0] else 0)
+        number = sum(bit << i for i, bit in enumerate(self.bits))
+        data = number.to_bytes((len(self.bits) + 7) // 8, "little")
+        return _ECHO.pack(15, self.address, len(self.bits)) + bytes([len(data)]) + data
+
+
+@dataclass(frozen=True, slots=True)
+class WriteRegisters(WriteQuery):
+    """Holding registers: function 6 for one, 16 for several."""
+
+    unit_id: int
+    address: int
+    words: bytes  # big-endian, as on the wire
+
+    def __post_init__(self) -> None:
+        if len(self.words) % 2:
+            raise ValueError("a register has two bytes")
+        _check(self.unit_id, self.address, len(self.words) // 2, WRITE_REGISTERS_MAX)
+
+    @property
+    def function(self) -> int:
+        return 6 if len(self.words) == 2 else 16
+
+    @property
+    def repeated(self) -> bytes:
+        if len(self.words) == 2:
+            return self.encode()
+        return _ECHO.pack(16, self.address, len(self.words) // 2)
+
+    def encode(self) -> bytes:
+        if len(self.words) == 2:
+            return struct.pack(">BH", 6, self.address) + self.words
+        head = _ECHO.pack(16, self.address, len(self.words) // 2)
+        return head + bytes([len(self.words)]) + self.words
+
+
+@dataclass(frozen=True, slots=True)
+class MaskWrite(WriteQuery):
+    """Function 22: some bits of one holding register, the others as they are.
+
+    The register becomes (what it was AND and_mask) OR (or_mask AND NOT and_mask).
+    """
+
+    unit_id: int
+    address: int
+    and_mask: int
+    or_mask: int
+
+    def __post_init__(self) -> None:
+        _check(self.unit_id, self.address, 1, 1)
+        if not (0 <= self.and_mask <= 0xFFFF and 0 <= self.or_mask <= 0xFFFF):
+            raise ValueError("a mask has 16 bits")
+
+    @staticmethod
+    def of_bit(unit_id: int, address: int, bit: int, *, on: bool) -> MaskWrite:
+        """Set or clear one bit; 0 is the least significant."""
+        if not 0 <= bit <= 15:
+            raise ValueError(f"{bit} is not a bit of a register")
+        return MaskWrite(unit_id, address, 0xFFFF ^ 1 << bit, on << bit)
+
+    @property
+    def function(self) -> int:
+        return 22
+
+    def encode(self) -> bytes:
+        return struct.pack(">BHHH", 22, self.address, self.and_mask, self.or_mask)
+
+
+def query_of(row: RegisterRow, value: float | str | bool) -> WriteQuery:
+    """The write of one row's value; WriteRefused where it is not one the row can hold."""
+    if row.table is Table.COIL:
+        return WriteBits(row.unit_id, row.address, (_bool(row, value),))
+    if row.table is not Table.HOLDING_REGISTER:
+        raise WriteRefused(f"a {row.table} cannot be written", hint="only coils and holding ones")
+    return WriteRegisters(row.unit_id, row.address, words_of(row, value))
+
+
+def words_of(row: RegisterRow, value: float | str | bool) -> bytes:
+    """A value in engineering units as the bytes of its registers, as they are on the wire.
+
+    WriteRefused for a value of another kind, beyond the type's limits, or not a number.
+    """
+    match row.data_type:
+        case DataType.STRING:
+            return _in_order(_text(row, value), row.byte_order, swap_words=False)
+        case DataType.BOOL:
+            data = struct.pack(">H", _bool(row, value))
+        case DataType.FLOAT32 | DataType.FLOAT64:
+            data = _float(row, _number(row, value))
+        case kind if kind in _FORMATS:
+            data = _integer(row, _number(row, value))
+        case kind:
+            raise WriteRefused(f"values of type {kind} are not written")
+    return _in_order(data, row.byte_order, swap_words=True)
+
+
+def _in_order(data: bytes, order: ByteOrder, *, swap_words: bool) -> bytes:
+    words = [data[i : i + 2] for i in range(0, len(data), 2)]
+    if swap_words and order in (ByteOrder.CDAB, ByteOrder.DCBA):
+        words.reverse()
+    if order in (ByteOrder.BADC, ByteOrder.DCBA):
+        words = [word[::-1] for word in words]
+    return b"".join(words)
+
+
+def _bool(row: RegisterRow, value: object) -> bool:
+    if isinstance(value, bool) or (isinstance(value, (int, float)) and value in (0, 1)):
+        return bool(value)
+    raise WriteRefused(f"{_name(row)} takes true or false, not {value!r:.60}")
+
+
+def _number(row: RegisterRow, value: object) -> float | int:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise WriteRefused(f"{_name(row)} takes a number, not {value!r:.60}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise WriteRefused(f"{_name(row)} takes a number, not {value}")
+    return value
+
+
+def _integer(row: RegisterRow, value: float) -> bytes:
+    stored: int
+    if row.scale == 1.0 and row.offset == 0.0:
+        if value != int(value):
+            raise WriteRefused(f"{_name(row)} takes a whole number, not {value!r:.60}")
+        stored = int(value)
+    else:
+        try:
+            stored = round((value - row.offset) / row.scale)
+        except OverflowError as error:
+            raise WriteRefused(f"{_name(row)} cannot hold {value!r:.60}") from error
+    try:
+        return struct.pack(_FORMATS[row.data_type], stored)
+    except struct.error as error:
+        raise WriteRefused(
+            f"{_name(row)}: {value!r:.60} is beyond what a {row.data_type} holds"
+        ) from (error)
+
+
+def _float(row: RegisterRow, value: float) -> bytes:
+    try:
+        stored = (value - row.offset) / row.scale
+        if not math.isfinite(stored):
+            raise OverflowError
+        return struct.pack(_FORMATS[row.data_type], stored)
+    except OverflowError as error:
+        raise WriteRefused(
+            f"{_name(row)}: {value!r:.60} is beyond what a {row.data_type} holds"
+        ) from (error)
+
+
+def _text(row: RegisterRow, value: object) -> bytes:
+    if not isinstance(value, str):
+        raise WriteRefused(f"{_name(row)} takes text, not {value!r:.60}")
+    if "\0" in value or value != value.strip():
+        raise WriteRefused(f"{_name(row)}: no NUL, and no blanks around it")
+    try:
+        data = value.encode()
+    except UnicodeEncodeError as error:
+        raise WriteRefused(f"{_name(row)}: that is no text") from error
+    if len(data) > 2 * width_of(row):
+        raise WriteRefused(f"{_name(row)} holds {2 * width_of(row)} bytes, not {len(data)}")
+    return data.ljust(2 * width_of(row), b"\0")
+
+
+def _name(row: RegisterRow) -> str:
+    return f"{row.asset}.{row.tag}"

@@ -1,0 +1,308 @@
+"""What is written is what is meant, within limits; and without being asked for nothing can be."""
+
+from __future__ import annotations
+
+import ast
+import math
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pymodbus.pdu import DecodePDU
+from pymodbus.server import ModbusTcpServer
+from pymodbus.simulator import DataType as SimType
+from pymodbus.simulator import SimData, SimDevice
+
+from gateway.errors import DeviceRefused, WireError
+from gateway.sources.modbus.client import Connection, connect
+from gateway.sources.modbus.config import ModbusTcpSettings, RegisterRow, Table
+from gateway.sources.modbus.decode import BlockDecoder
+from gateway.sources.modbus.identification import IdentificationRequest
+from gateway.sources.modbus.peer import Peer
+from gateway.sources.modbus.plan import Block, width_of
+from gateway.sources.modbus.wire import Exchange, Request
+from gateway.sources.modbus.write import NotTaken, Writer, read_row
+from gateway.sources.modbus.write_wire import (
+    MaskWrite,
+    WriteBits,
+    WriteQuery,
+    WriteRefused,
+    WriteRegisters,
+    words_of,
+)
+from gateway.tag import ByteOrder, DataType
+
+GATEWAY = Path(__file__).parents[3] / "gateway"
+LIMITS = {
+    DataType.INT16: (-(2**15), 2**15 - 1),
+    DataType.UINT16: (0, 2**16 - 1),
+    DataType.INT32: (-(2**31), 2**31 - 1),
+    DataType.UINT32: (0, 2**32 - 1),
+    DataType.INT64: (-(2**63), 2**63 - 1),
+    DataType.UINT64: (0, 2**64 - 1),
+}
+
+
+def row(**given: Any) -> RegisterRow:
+    return RegisterRow(**({"asset": "pump", "tag": "x", "address": 0, "writable": True} | given))
+
+
+def decoded(of: RegisterRow, words: bytes) -> object:
+    request = Request(of.unit_id, 3, of.address, width_of(of))
+    found = BlockDecoder(Block(request, (0,)), [of]).decode(words)
+    assert found.quality[0] == 0
+    return found.exact.get(0, found.values[0])
+
+
+@given(data=st.data(), kind=st.sampled_from(list(LIMITS)), order=st.sampled_from(ByteOrder))
+def test_every_integer_is_read_back_as_it_was_written(
+    data: st.DataObject, kind: DataType, order: ByteOrder
+) -> None:
+    low, high = LIMITS[kind]
+    value = data.draw(st.integers(low, high))
+    of = row(data_type=kind, byte_order=order)
+    assert decoded(of, words_of(of, value)) == value
+    for beyond in (low - 1, high + 1):
+        with pytest.raises(WriteRefused, match="beyond"):
+            words_of(of, beyond)
+
+
+@given(
+    value=st.floats(allow_nan=False, allow_infinity=False, width=32),
+    kind=st.sampled_from([DataType.FLOAT32, DataType.FLOAT64]),
+    order=st.sampled_from(ByteOrder),
+)
+def test_every_float_is_read_back_as_it_was_written(
+    value: float, kind: DataType, order: ByteOrder
+) -> None:
+    of = row(data_type=kind, byte_order=order)
+    assert decoded(of, words_of(of, value)) == value
+
+
+@given(
+    text=st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), max_size=10),
+    order=st.sampled_from(ByteOrder),
+)
+def test_every_text_is_read_back_as_it_was_written(text: str, order: ByteOrder) -> None:
+    of = row(data_type="string", length=20, byte_order=order)
+    assert decoded(of, words_of(of, text.strip())) == text.strip()
+
+
+@pytest.mark.parametrize(
+    ("given", "value"),
+    [
+        ({"data_type": "uint16"}, 1.5),
+        ({"data_type": "uint16"}, True),
+        ({"data_type": "uint16"}, "1"),
+        ({"data_type": "float32"}, 1e39),
+        ({"data_type": "float32"}, math.nan),
+        ({"data_type": "float64"}, math.inf),
+        ({"data_type": "float64"}, 10**400),
+        ({"data_type": "uint16", "scale": 0.1}, 10**400),
+        ({"data_type": "bool"}, 2),
+        ({"data_type": "string", "length": 2}, "12345"),
+        ({"data_type": "string", "length": 2}, "a\0b"),
+        ({"data_type": "string", "length": 2}, " a"),
+        ({"data_type": "string", "length": 2}, "\udcff"),
+        ({"data_type": "string", "length": 2}, 1),
+    ],
+)
+def test_what_a_row_cannot_hold_is_refused(given: dict[str, Any], value: Any) -> None:
+    with pytest.raises(WriteRefused):
+        words_of(row(**given), value)
+
+
+def test_a_scaled_value_becomes_the_nearest_number_the_device_stores() -> None:
+    assert words_of(row(data_type="int16", scale=0.1, offset=-40.0), 21.56) == (616).to_bytes(2)
+
+
+QUERIES: list[WriteQuery] = [
+    WriteBits(1, 3, (True,)),
+    WriteBits(1, 3, (False,)),
+    WriteBits(1, 3, (True, False, True) * 5),
+    WriteRegisters(1, 3, b"\x12\x34"),
+    WriteRegisters(1, 3, b"\x12\x34\x56\x78"),
+    MaskWrite(1, 3, 0xF2, 0x25),
+]
+
+
+@pytest.mark.parametrize("query", QUERIES, ids=lambda query: f"{type(query).__name__}")
+def test_requests_are_what_an_independent_stack_reads(query: WriteQuery) -> None:
+    read: Any = DecodePDU(True).decode(query.encode())
+    assert read.function_code == query.function
+    assert read.address == 3
+    match query:
+        case WriteBits():
+            assert read.bits[: len(query.bits)] == list(query.bits)
+        case WriteRegisters():
+            assert b"".join(word.to_bytes(2) for word in read.registers) == query.words
+        case MaskWrite():
+            assert (read.and_mask, read.or_mask) == (0xF2, 0x25)
+
+
+@pytest.mark.parametrize("query", QUERIES, ids=lambda query: f"{type(query).__name__}")
+@pytest.mark.parametrize("chunk", [1, 2, 7, 4096])
+def test_an_answer_is_known_in_any_chunking_and_another_one_is_refused(
+    query: WriteQuery, chunk: int
+) -> None:
+    pdu = query.repeated
+    adu = bytes([0, 9, 0, 0, 0, len(pdu) + 1, 1]) + pdu
+    exchange = Exchange(9, query)
+    answers = [exchange.feed(adu[i : i + chunk]) for i in range(0, len(adu), chunk)]
+    assert answers == [None] * (len(answers) - 1) + [True]
+    for place in range(8, len(adu)):
+        bad = bytearray(adu)
+        bad[place] ^= 1
+        with pytest.raises(WireError):
+            Exchange(9, query).feed(bytes(bad))
+
+
+def test_what_the_standard_forbids_cannot_be_made() -> None:
+    for make in (
+        lambda: WriteBits(1, 0, ()),
+        lambda: WriteBits(1, 0, (True,) * 1969),
+        lambda: WriteRegisters(1, 65535, bytes(4)),
+        lambda: WriteRegisters(1, 0, bytes(3)),
+        lambda: WriteRegisters(1, 0, bytes(2 * 124)),
+        lambda: WriteRegisters(256, 0, bytes(2)),
+        lambda: MaskWrite(1, 0, 0x10000, 0),
+        lambda: MaskWrite.of_bit(1, 0, 16, on=True),
+    ):
+        with pytest.raises(ValueError, match=r"not|bytes|beyond|bits"):
+            make()
+
+
+@pytest.fixture
+async def device() -> AsyncIterator[Connection]:
+    data = [SimData(0, count=100, values=0, datatype=SimType.REGISTERS)]
+    server = ModbusTcpServer(SimDevice(1, simdata=data), address=("127.0.0.1", 0))
+    await server.listen()
+    assert server.transport is not None
+    port = server.transport.sockets[0].getsockname()[1]
+    settings = ModbusTcpSettings(
+        type="modbus-tcp", name="a", host="127.0.0.1", port=port, map=Path("m"), response_timeout=10
+    )
+    async with connect(settings, Peer()) as connection:
+        yield connection
+    await server.shutdown()
+
+
+async def test_a_device_of_another_maker_is_written_and_read_back(device: Connection) -> None:
+    rows = {
+        "pump.word": row(tag="word", data_type="uint16", scale=0.1, low=0, high=100),
+        "pump.float": row(
+            tag="float", address=4, data_type="float32", byte_order="CDAB", low=-10, high=10
+        ),
+        "pump.long": row(tag="long", address=8, data_type="uint64", low=0, high=2**64 - 1),
+        "pump.text": row(tag="text", address=20, data_type="string", length=4),
+        "pump.fixed": row(tag="fixed", address=30, writable=False),
+    }
+    writer = Writer(rows, device, 10.0, "a")
+    assert await writer.write("pump.word", 12.3) == pytest.approx(12.3)
+    assert await writer.write("pump.float", -2.5) == -2.5
+    assert await writer.write("pump.long", 2**63 + 1) == 2**63 + 1
+    assert await writer.write("pump.text", "abc") == "abc"
+    for name, value in (
+        ("pump.word", 100.1),
+        ("pump.word", -0.1),
+        ("pump.fixed", 1),
+        ("pump.none", 1),
+        ("pump.float", math.nan),
+    ):
+        with pytest.raises(WriteRefused):
+            await writer.write(name, value)
+    assert (await read_row(rows["pump.word"], device, 10.0))[1] == pytest.approx(12.3)
+    await device.ask(MaskWrite.of_bit(1, 40, 3, on=True), 10.0)
+    assert (await device.read(Request(1, 3, 40, 1), 10.0)) == b"\0\x08"
+    with pytest.raises(DeviceRefused):
+        await device.ask(WriteRegisters(1, 5000, b"\0\0"), 10.0)
+
+
+async def test_a_device_that_holds_another_value_than_it_said_is_found_out() -> None:
+    class Stubborn:
+        async def ask(self, query: Any, timeout_s: float) -> Any:
+            del timeout_s
+            return b"\0\x07" if isinstance(query, Request) else True
+
+    writer = Writer({"pump.x": row(low=0, high=100)}, Stubborn(), 1.0, "a")
+    with pytest.raises(NotTaken, match="holds 7 after 8"):
+        await writer.write("pump.x", 8)
+    assert await writer.write("pump.x", 7) == 7
+
+
+def test_without_writing_enabled_no_write_can_be_made() -> None:
+    for function in [0, *range(5, 256)]:
+        with pytest.raises(ValueError, match="not a read"):
+            Request(1, function, 0, 1)
+    assert IdentificationRequest(1).encode()[0] == 43
+    # Only these load the module, each where somebody asked for it.
+    allowed = {"ops/commands.py", "sources/modbus/write.py", "cli/write.py"}
+    for path in GATEWAY.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            names += [each.name for each in node.names] if isinstance(node, ast.Import) else []
+            if any("modbus.write" in name for name in names):
+                assert str(path.relative_to(GATEWAY)) in allowed, path
+
+
+def test_a_gateway_that_only_reads_never_loads_the_code_that_writes(tmp_path: Path) -> None:
+    (tmp_path / "m.csv").write_text("asset,tag,address\npump-1,x,0\n", encoding="utf-8")
+    config = tmp_path / "sluicegate.toml"
+    text = """[gateway]
+name = "g"
+data_dir = "d"
+[gateway.http]
+token = "env:API_TOKEN"
+[[source]]
+type = "modbus-tcp"
+name = "a"
+host = "127.0.0.1"
+map = "m.csv"
+WRITES
+[[asset]]
+name = "pump-*"
+class = "pump"
+"""
+    script = f"""
+import sys
+from pathlib import Path
+from gateway.clock import SystemClock
+from gateway.config.load import load
+from gateway.pipeline import Gateway
+from gateway.ops.commands import api_of
+gateway = Gateway(load(Path({str(config)!r})), SystemClock())
+assert api_of(gateway, gateway.config.settings.gateway.http) is not None
+print(any("modbus.write" in name for name in sys.modules))
+"""
+    for writes, loaded in (("", "False"), ("writes = true", "True")):
+        config.write_text(text.replace("WRITES", writes), encoding="utf-8")
+        done = subprocess.run(
+            [sys.executable, "-c", script], check=True, capture_output=True, text=True, timeout=60
+        )
+        assert done.stdout.strip() == loaded
+
+
+def test_a_map_marks_only_what_can_be_written(tmp_path: Path) -> None:
+    from gateway.sources.modbus.rows import load_register_map  # noqa: PLC0415 - one test's
+
+    text = (
+        "asset,tag,table,address,data_type,low,high,writable\n"
+        "a,right,holding_register,0,uint16,0,10,true\n"
+        "a,input,input_register,0,uint16,0,10,true\n"
+        "a,free,holding_register,1,uint16,,,yes\n"
+        "a,coil,coil,1,bool,,,1\n"
+        "a,odd,coil,2,bool,,,maybe\n"
+    )
+    path = tmp_path / "m.csv"
+    path.write_text(text, encoding="utf-8")
+    found = load_register_map(path, {"default": 1.0})
+    assert [each.tag for each in found.rows if each.writable] == ["right", "coil"]
+    assert [problem.place for problem in found.problems] == [
+        "row 3, column writable", "row 4, column writable", "row 6, column writable",
+    ]  # fmt: skip
+    assert found.rows[0].table is Table.HOLDING_REGISTER

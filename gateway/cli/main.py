@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from gateway import __version__
 from gateway.errors import ConfigError, RecordingInvalid, SluicegateError
 
-__all__ = ["main"]
+__all__ = ["command_line", "main"]
 
 EX_DATAERR = 65
 EX_CONFIG = 78
@@ -24,8 +24,8 @@ EX_UNAVAILABLE = 69
 _COMMANDS = ("run", "check", "query", "spool", "models", "events", "backtest", "simulate")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; its exit code."""
+def command_line() -> argparse.ArgumentParser:
+    """All commands and their options."""
     parser = argparse.ArgumentParser(
         prog="sluicegate",
         description="Edge gateway: Modbus and MQTT in, anomaly models, a durable store.",
@@ -34,7 +34,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     subparsers = parser.add_subparsers(metavar="COMMAND", required=True)
     for name in _COMMANDS:
         importlib.import_module(f"gateway.cli.{name}").add_parser(subparsers)
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; its exit code."""
+    options = command_line().parse_args(arguments)
     try:
         code: int = options.run(options)
     except (ConfigError, RecordingInvalid) as error:

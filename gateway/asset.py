@@ -81,8 +81,10 @@ class Assets:
 
 def tag_facts(given: Any) -> dict[str, Any]:
     """What a row of a register map, or a field of a topic, says of the tag it makes."""
-    names = ("data_type", "scale", "offset", "eng_unit", "deadband")
+    names = ("scale", "offset", "eng_unit", "deadband")
     return {name: getattr(given, name) for name in names} | {
+        "data_type": given.tag_type,
+        "rate_max": np.inf if given.rate_max is None else given.rate_max,
         "eu_low": -np.inf if given.low is None else given.low,
         "eu_high": np.inf if given.high is None else given.high,
     }

@@ -59,7 +59,7 @@ class Quality(IntEnum):
     GOOD = 0x00
     UNCERTAIN = 0x40
     UNCERTAIN_LAST_USABLE = 0x41  # a value held over from before
-    UNCERTAIN_RANGE = 0x42  # outside the tag's plausible range
+    UNCERTAIN_RANGE = 0x42  # outside the tag's plausible range, or faster than is plausible
     UNCERTAIN_SUBNORMAL = 0x43  # made from fewer good samples than there should be
     UNCERTAIN_CLOCK = 0x44  # its time is not to be trusted
     BAD = 0x80
@@ -110,6 +110,7 @@ class Tag:
     eng_unit: str = ""
     eu_low: float = -np.inf  # plausible range, engineering units
     eu_high: float = np.inf
+    rate_max: float = np.inf  # fastest plausible change a second, engineering units
     deadband: float = 0.0  # absolute, engineering units; 0 reports every sample
 
     @property
@@ -156,7 +157,7 @@ class TagTable:
         self._tags: list[Tag] = []
         self._ids: dict[str, int] = {}
         self._tags_max = tags_max
-        self._vectors = np.zeros((5, _CAPACITY_FIRST))
+        self._vectors = np.zeros((6, _CAPACITY_FIRST))
 
     def __len__(self) -> int:
         return len(self._tags)
@@ -188,7 +189,9 @@ class TagTable:
         tag_id = len(self._tags)
         if tag_id == self._vectors.shape[1]:
             self._vectors = np.concatenate([self._vectors, np.zeros_like(self._vectors)], axis=1)
-        self._vectors[:, tag_id] = (tag.scale, tag.offset, tag.eu_low, tag.eu_high, tag.deadband)
+        self._vectors[:, tag_id] = (
+            *(tag.scale, tag.offset, tag.eu_low, tag.eu_high, tag.deadband, tag.rate_max),
+        )
         self._tags.append(tag)
         self._ids[tag.name] = tag_id
         return tag_id
@@ -220,3 +223,7 @@ class TagTable:
     @property
     def deadband(self) -> FloatArray:
         return self._vectors[4, : len(self._tags)]
+
+    @property
+    def rate_max(self) -> FloatArray:
+        return self._vectors[5, : len(self._tags)]

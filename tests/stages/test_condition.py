@@ -56,3 +56,22 @@ def test_strings_and_exact_integers_pass_but_not_those_of_scaled_tags(table: Tag
     assert dict(frame.exact) == {0: "PM8000", 1: 2**60 + 1}
     assert frame.value(2) == 2.0**59
     assert frame.quality.tolist() == [Quality.GOOD] * 3
+
+
+def test_a_change_faster_than_is_plausible_is_uncertain_and_the_next_is_judged_by_it(
+    table: TagTable,
+) -> None:
+    tag = table.add(make_tag("pump.level", rate_max=2.0))
+    free = table.add(make_tag("pump.flow"))
+    stage = Condition(table)
+    rows = [(0.0, tag, 10.0), (0.0, free, 0.0), (1.0, tag, 12.0), (2.0, tag, 15.0), (2.0, free, 99)]
+    assert stage.apply(make_frame(rows), 0).quality.tolist() == [
+        0,
+        0,
+        0,
+        Quality.UNCERTAIN_RANGE,
+        0,
+    ]
+    # A counter that begins anew with its device, and then goes on.
+    rows = [(3.0, tag, 0.0), (4.0, tag, 1.0)]
+    assert stage.apply(make_frame(rows), 0).quality.tolist() == [Quality.UNCERTAIN_RANGE, 0]

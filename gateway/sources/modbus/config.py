@@ -10,6 +10,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from gateway.settings import Name, Seconds, Settings
+from gateway.sources.modbus.types import RegisterType
 from gateway.tag import ByteOrder, DataType
 
 __all__ = ["ModbusRtuSettings", "ModbusSettings", "ModbusTcpSettings", "RegisterRow", "Table"]
@@ -148,10 +149,26 @@ class RegisterRow(Settings):
     unit_id: int = Field(default=1, ge=0, le=255, description="Modbus unit identifier")
     table: Table = Field(default=Table.HOLDING_REGISTER, description="which of the four tables")
     address: int = Field(ge=0, le=65535, description="zero-based protocol address")
-    data_type: DataType = Field(default=DataType.UINT16, description="what the device stores")
+    data_type: RegisterType = Field(
+        default=RegisterType.UINT16, description="what the device stores"
+    )
     length: int = Field(default=0, ge=0, le=125, description="registers of a string")
     byte_order: ByteOrder = Field(
         default=ByteOrder.ABCD, description="A is the most significant byte; CDAB swaps words"
+    )
+    bits: str = Field(
+        default="",
+        description='of an unsigned register, such as "3" or "4-7"; 0 is the lowest',
+    )
+    names: str = Field(
+        default="", description='what numbers or flags mean, such as "0=off;1=on"; gives a text'
+    )
+    missing: str = Field(
+        default="",
+        description='stored numbers that mean "not there", such as "0x8000"; bad quality',
+    )
+    scale_from: str = Field(
+        default="", description="tag of the same asset that holds the power of ten (SunSpec sf)"
     )
     scale: float = Field(default=1.0, description="value = stored number x scale + offset")
     offset: float = 0.0
@@ -162,6 +179,25 @@ class RegisterRow(Settings):
     )
     low: float | None = Field(default=None, description="lowest plausible value")
     high: float | None = Field(default=None, description="highest plausible value")
+    rate_max: float | None = Field(
+        default=None, gt=0, description="fastest plausible change a second; engineering units"
+    )
     writable: bool = Field(
         default=False, description="may be set, from low to high, where the source has `writes`"
     )
+
+    @property
+    def is_whole_register(self) -> bool:
+        """Whether its value is all there is in its registers, as numbers or text."""
+        kind = self.data_type
+        return not (kind.is_flags or kind.is_bcd or kind.value.endswith(("_high", "_low")))
+
+    @property
+    def tag_type(self) -> DataType:
+        """What its values are as a tag's, before `scale` and `offset`."""
+        if self.names or self.data_type is RegisterType.STRING:
+            return DataType.STRING
+        if self.scale_from:
+            return DataType.FLOAT64
+        is_bit = self.data_type is RegisterType.BOOL or (self.bits and "-" not in self.bits)
+        return DataType.BOOL if is_bit else self.data_type.tag_type

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from gateway.sources.modbus.config import ModbusSettings, RegisterRow, Table
+from gateway.sources.modbus.types import REGISTERS, RegisterType
 from gateway.sources.modbus.wire import Request
-from gateway.tag import DataType
 
 __all__ = ["Block", "Learned", "Place", "ScanPlan", "plan", "width_of"]
 
@@ -26,14 +26,6 @@ _FUNCTIONS = {
     Table.INPUT_REGISTER: 4,
 }
 _TABLES = {function: table for table, function in _FUNCTIONS.items()}
-_WIDTHS = {
-    DataType.INT32: 2,
-    DataType.UINT32: 2,
-    DataType.FLOAT32: 2,
-    DataType.INT64: 4,
-    DataType.UINT64: 4,
-    DataType.FLOAT64: 4,
-}
 
 Place: TypeAlias = tuple[int, int]
 """Unit id and function: where addresses mean something."""
@@ -41,7 +33,7 @@ Place: TypeAlias = tuple[int, int]
 
 def width_of(row: RegisterRow) -> int:
     """Registers (or bits) that a row's value takes."""
-    return row.length if row.data_type is DataType.STRING else _WIDTHS.get(row.data_type, 1)
+    return row.length if row.data_type is RegisterType.STRING else REGISTERS.get(row.data_type, 1)
 
 
 @dataclass(frozen=True, slots=True)

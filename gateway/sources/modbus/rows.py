@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from gateway.errors import Problem
 from gateway.sources.modbus.config import RegisterRow, Table
 from gateway.sources.modbus.plan import width_of
+from gateway.sources.modbus.types import RegisterType, parse_bits, parse_names, parse_numbers
 from gateway.tag import ByteOrder, DataType
 
 __all__ = ["RegisterMap", "load_register_map"]
@@ -38,7 +39,7 @@ _BIT_TABLES = (Table.COIL, Table.DISCRETE_INPUT)
 _WRITABLE_TABLES = (Table.COIL, Table.HOLDING_REGISTER)
 _CHOICES: dict[str, tuple[str, ...]] = {
     "table": tuple(Table),
-    "data_type": tuple(DataType),
+    "data_type": tuple(RegisterType),
     "byte_order": tuple(ByteOrder),
 }
 _INTEGERS = {"unit_id": (0, 255), "address": (0, 65535), "length": (0, 125)}
@@ -59,6 +60,7 @@ def load_register_map(path: Path, scan_classes: Mapping[str, float]) -> Register
     text = reader.text()
     if text is not None:
         reader.read(text)
+        reader.check_together()
     return RegisterMap(tuple(reader.rows), tuple(reader.numbers), tuple(reader.problems))
 
 
@@ -210,7 +212,7 @@ class _Reader:
             self._choice(number, name, given[name])
         for name in _INTEGERS.keys() & given.keys():
             self._integer(number, name, given[name], data)
-        for name in ("scale", "offset", "deadband", "low", "high"):
+        for name in ("scale", "offset", "deadband", "low", "high", "rate_max"):
             if name in given:
                 self._number(number, name, given[name], data)
         return data
@@ -244,6 +246,9 @@ class _Reader:
         if name == "deadband" and float(str(data[name])) < 0:
             found = f"deadband {_short(value)} is negative"
             self._problem(number, name, found, "Write 0 or more; 0 reports every sample.")
+        if name == "rate_max" and float(str(data[name])) <= 0:
+            found = f"rate_max {_short(value)} is not above 0"
+            self._problem(number, name, found, "Leave it empty where any change is plausible.")
         if not abs(float(str(data[name]))) < float("inf"):
             mend = "Write a number such as 0.1."
             if "," in value:
@@ -261,12 +266,13 @@ class _Reader:
             there = ", ".join(self._scan_classes)
             found = f'scan class "{_short(row.scan_class)}" is not in scan_classes'
             self._problem(number, "scan_class", found, f"There are: {there}.")
-        is_text = row.data_type is DataType.STRING
+        is_text = row.data_type is RegisterType.STRING
+        self._check_meaning(number, row)
         if is_text and row.length == 0:
             self._problem(
                 number, "length", "a string has no length", "Write its registers, such as 8."
             )
-        if row.table in _BIT_TABLES and row.data_type is not DataType.BOOL:
+        if row.table in _BIT_TABLES and row.data_type is not RegisterType.BOOL:
             found = f"a {row.table} holds one bit, not {row.data_type}"
             self._problem(number, "data_type", found, 'Write "bool", or another table.')
         if row.address + width_of(row) > 65536:
@@ -274,16 +280,80 @@ class _Reader:
             self._problem(number, "address", found, "Correct the address.")
         if row.scale == 0:
             self._problem(number, "scale", "scale 0 makes every value 0", "Leave it empty for 1.")
-        if row.writable and row.table not in _WRITABLE_TABLES:
-            found = f"a {row.table} cannot be written"
-            self._problem(number, "writable", found, "Leave it empty, or correct the table.")
-        is_number = row.data_type not in (DataType.BOOL, DataType.STRING)
-        if row.writable and is_number and (row.low is None or row.high is None):
-            found = "the row is writable without low and high"
-            self._problem(number, "writable", found, "Write the limits that hold for setting it.")
+        self._check_writable(number, row)
         if row.low is not None and row.high is not None and row.low > row.high:
             found = f"low {row.low:g} is above high {row.high:g}"
             self._problem(number, "low", found, "Exchange them.")
+
+    def _check_writable(self, number: int, row: RegisterRow) -> None:
+        """What only matters where a tag may be set."""
+        if not row.writable:
+            return
+        if row.table not in _WRITABLE_TABLES:
+            found = f"a {row.table} cannot be written"
+            self._problem(number, "writable", found, "Leave it empty, or correct the table.")
+        is_number = row.data_type not in (RegisterType.BOOL, RegisterType.STRING)
+        if row.bits or row.names or row.scale_from or not row.is_whole_register:
+            found = "a part of a register, or one with names or an exponent, is not written"
+            self._problem(number, "writable", found, "Leave it empty.")
+        if is_number and (row.low is None or row.high is None):
+            found = "the row is writable without low and high"
+            self._problem(number, "writable", found, "Write the limits that hold for setting it.")
+
+    def _check_meaning(self, number: int, row: RegisterRow) -> None:
+        """Columns that say what the stored number means."""
+        for column, parse in (
+            ("bits", parse_bits),
+            ("names", parse_names),
+            ("missing", parse_numbers),
+        ):
+            text = getattr(row, column)
+            try:
+                if text:
+                    parse(text)
+            except ValueError as error:
+                mend = str(error)[0].upper() + str(error)[1:] + "."
+                self._problem(number, column, f"{column} {_short(text)!r} is not valid", mend)
+                return
+        is_whole = not (row.data_type.is_float or row.data_type is RegisterType.STRING)
+        is_bit = row.table in _BIT_TABLES
+        faults = (
+            (
+                bool(row.bits) and (is_bit or not (row.data_type.is_unsigned or _is_bool(row))),
+                ("bits", f"{row.data_type} has no single bits", 'Write "uint16" or "uint32".'),
+            ),
+            (
+                bool(row.names) and (is_bit or not is_whole),
+                ("names", f"{row.data_type} has no names", "Numbers of registers have."),
+            ),
+            (
+                bool(row.missing) and (is_bit or row.data_type is RegisterType.STRING),
+                ("missing", f"{row.data_type} has no such numbers", "Leave it empty."),
+            ),
+            (
+                bool(row.names) and (row.scale, row.offset, row.deadband) != (1.0, 0.0, 0.0),
+                ("names", "a tag with names is a text", "Remove scale, offset and deadband."),
+            ),
+        )
+        for is_so, (column, found, mend) in faults:
+            if is_so:
+                self._problem(number, column, found, mend)
+
+    def check_together(self) -> None:
+        """What rows say of other rows."""
+        there = {(row.asset, row.tag): row for row in self.rows}
+        for number, row in zip(self.numbers, self.rows, strict=True):
+            if not row.scale_from:
+                continue
+            holder = there.get((row.asset, row.scale_from))
+            if holder is None:
+                found = f'there is no tag "{_short(row.asset)}.{_short(row.scale_from)}"'
+                mend = "Name a row of the same asset that holds the exponent."
+                self._problem(number, "scale_from", found, mend)
+            elif holder.unit_id != row.unit_id or holder.tag_type is not DataType.INT16:
+                found = f'"{_short(row.scale_from)}" cannot be its exponent'
+                mend = "That must be an int16 of the same unit id, without names and bits."
+                self._problem(number, "scale_from", found, mend)
 
     def _problem(self, number: int, column: str, found: str, mend: str) -> None:
         place = f"row {number}" + (f", column {column}" if column else "")
@@ -292,6 +362,10 @@ class _Reader:
     def _file_problem(self, found: str, mend: str) -> None:
         problem = Problem(file=self._shown, place="the file", found=found, mend=mend)
         self.problems.append(problem)
+
+
+def _is_bool(row: RegisterRow) -> bool:
+    return row.data_type is RegisterType.BOOL
 
 
 def _is_content(line: str) -> bool:

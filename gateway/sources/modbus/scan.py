@@ -38,7 +38,7 @@ from gateway.sources.modbus.client import (
     connect,
 )
 from gateway.sources.modbus.config import ModbusSettings, ModbusTcpSettings, RegisterRow
-from gateway.sources.modbus.decode import BlockDecoder
+from gateway.sources.modbus.decode import BlockDecoder, new_exponents
 from gateway.sources.modbus.patience import Patience
 from gateway.sources.modbus.peer import Peer
 from gateway.sources.modbus.plan import Block, Learned, ScanPlan, plan
@@ -78,7 +78,7 @@ class BlockReader:
     def __init__(self, block: Block, device: Device) -> None:
         self.block = block
         self.request = block.request
-        self.decoder = BlockDecoder(block, device.rows)
+        self.decoder = BlockDecoder(block, device.rows, device.exponents)
         self.ids: IdArray = device.ids[np.array(block.rows, np.intp)]
 
 
@@ -89,6 +89,7 @@ class Device:
         self.settings = settings
         self.rows = rows
         self.ids = ids
+        self.exponents = new_exponents(rows)
         self.learned = Learned()
         self.patience = Patience()
         self.peer = Peer(settings.name)

@@ -14,9 +14,9 @@ from gateway.errors import SourceError
 from gateway.sources.modbus.config import RegisterRow, Table
 from gateway.sources.modbus.decode import BlockDecoder
 from gateway.sources.modbus.plan import Block, width_of
+from gateway.sources.modbus.types import RegisterType
 from gateway.sources.modbus.wire import Query, Request
 from gateway.sources.modbus.write_wire import WriteRefused, query_of, words_of
-from gateway.tag import DataType
 
 __all__ = ["Asks", "NotTaken", "Writer", "check_limits", "read_row", "write_row"]
 
@@ -42,7 +42,7 @@ def check_limits(row: RegisterRow, value: object) -> None:
         raise WriteRefused(f"{name} is not marked writable", hint="in the register map")
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return  # its type is looked at when it is encoded
-    if row.data_type in (DataType.BOOL, DataType.STRING):
+    if row.data_type in (RegisterType.BOOL, RegisterType.STRING):
         return
     if row.low is None or row.high is None:
         raise WriteRefused(f"{name} has no limits", hint="write low and high in the register map")
@@ -75,11 +75,11 @@ async def read_row(row: RegisterRow, asks: Asks, timeout_s: float) -> tuple[byte
     block = await asks.ask(request, timeout_s)
     decoded = BlockDecoder(Block(request, (0,)), [row]).decode(block)
     value: Any = decoded.exact.get(0, float(decoded.values[0]))
-    if row.data_type is DataType.BOOL:
+    if row.data_type is RegisterType.BOOL:
         value = bool(value)
     elif not isinstance(value, str) and (row.scale != 1.0 or row.offset != 0.0):
         value = value * row.scale + row.offset
-    elif row.data_type.is_integer:
+    elif row.tag_type.is_integer:
         value = int(value)
     return block, value
 

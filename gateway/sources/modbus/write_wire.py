@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from gateway.errors import SluicegateError
 from gateway.sources.modbus.config import RegisterRow, Table
 from gateway.sources.modbus.plan import width_of
+from gateway.sources.modbus.types import RegisterType
 from gateway.sources.modbus.wire import Mismatch, check_unit_id
-from gateway.tag import ByteOrder, DataType
+from gateway.tag import ByteOrder
 
 __all__ = [
     "MaskWrite",
@@ -31,14 +32,15 @@ WRITE_REGISTERS_MAX = 123  # 6.12
 WRITE_BITS_MAX = 1968  # 6.11
 _ECHO = struct.Struct(">BHH")
 _FORMATS = {
-    DataType.INT16: ">h",
-    DataType.UINT16: ">H",
-    DataType.INT32: ">i",
-    DataType.UINT32: ">I",
-    DataType.INT64: ">q",
-    DataType.UINT64: ">Q",
-    DataType.FLOAT32: ">f",
-    DataType.FLOAT64: ">d",
+    RegisterType.INT16: ">h",
+    RegisterType.UINT16: ">H",
+    RegisterType.INT32: ">i",
+    RegisterType.UINT32: ">I",
+    RegisterType.INT64: ">q",
+    RegisterType.UINT64: ">Q",
+    RegisterType.FLOAT16: ">e",
+    RegisterType.FLOAT32: ">f",
+    RegisterType.FLOAT64: ">d",
 }
 
 
@@ -194,12 +196,14 @@ def words_of(row: RegisterRow, value: float | str | bool) -> bytes:
 
     WriteRefused for a value of another kind, beyond the type's limits, or not a number.
     """
+    if row.bits or row.names or row.scale_from:
+        raise WriteRefused(f"{_name(row)} is more than a number in its registers: not written")
     match row.data_type:
-        case DataType.STRING:
+        case RegisterType.STRING:
             return _in_order(_text(row, value), row.byte_order, swap_words=False)
-        case DataType.BOOL:
+        case RegisterType.BOOL:
             data = struct.pack(">H", _bool(row, value))
-        case DataType.FLOAT32 | DataType.FLOAT64:
+        case RegisterType.FLOAT16 | RegisterType.FLOAT32 | RegisterType.FLOAT64:
             data = _float(row, _number(row, value))
         case kind if kind in _FORMATS:
             data = _integer(row, _number(row, value))
@@ -253,13 +257,11 @@ def _integer(row: RegisterRow, value: float) -> bytes:
 def _float(row: RegisterRow, value: float) -> bytes:
     try:
         stored = (value - row.offset) / row.scale
-        if not math.isfinite(stored):
-            raise OverflowError
-        return struct.pack(_FORMATS[row.data_type], stored)
-    except OverflowError as error:
-        raise WriteRefused(
-            f"{_name(row)}: {value!r:.60} is beyond what a {row.data_type} holds"
-        ) from (error)
+        if math.isfinite(stored):
+            return struct.pack(_FORMATS[row.data_type], stored)
+    except OverflowError:
+        pass
+    raise WriteRefused(f"{_name(row)}: {value!r:.60} is beyond what a {row.data_type} holds")
 
 
 def _text(row: RegisterRow, value: object) -> bytes:

@@ -25,6 +25,14 @@ class FieldSettings(Settings):
     )
     low: float | None = Field(default=None, description="lowest plausible value")
     high: float | None = Field(default=None, description="highest plausible value")
+    rate_max: float | None = Field(
+        default=None, gt=0, description="fastest plausible change a second; engineering units"
+    )
+
+    @property
+    def tag_type(self) -> DataType:
+        """What its values are as a tag's, before `scale` and `offset`."""
+        return self.data_type
 
 
 class TopicSettings(Settings):

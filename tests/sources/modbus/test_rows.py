@@ -227,3 +227,43 @@ def test_any_file_gives_rows_or_problems_and_never_raises(
     register_map = loaded(tmp_path_factory.getbasetemp(), content)
     assert register_map.rows or register_map.problems
     assert len(register_map.rows) == len(register_map.numbers)
+
+
+@pytest.mark.parametrize(
+    ("cells", "said"),
+    [
+        ("int16,3,,,", "int16 has no single bits"),
+        ("uint16,40,,,", "bits '40' is not valid"),
+        ("uint16,,on,,", "names 'on' is not valid"),
+        ("float32,,0=off,,", "float32 has no names"),
+        ("uint16,,,x,", "missing 'x' is not valid"),
+        ("uint16,,,,nobody", 'there is no tag "a.nobody"'),
+        ("uint16,,,,other", '"other" cannot be its exponent'),
+    ],
+)
+def test_what_a_number_means_is_checked(tmp_path: Path, cells: str, said: str) -> None:
+    path = tmp_path / "map.csv"
+    header = "asset,tag,address,data_type,bits,names,missing,scale_from"
+    path.write_text(f"{header}\na,t,0,{cells}\na,other,9,uint16,,,,\n")
+    (problem,) = load_register_map(path, {"default": 1.0}).problems
+    assert said in str(problem)
+    assert problem.place.startswith("row 2")
+
+
+def test_a_map_may_say_what_numbers_mean(tmp_path: Path) -> None:
+    path = tmp_path / "map.csv"
+    path.write_text(
+        "asset,tag,address,data_type,bits,names,missing,scale_from,rate_max\n"
+        "a,power,0,int16,,,0x8000,power_sf,500\n"
+        "a,power_sf,1,int16,,,0x8000,,\n"
+        "a,mode,2,uint16,0-2,0=off;1=heat;2=cool,,,\n"
+        "a,alarms,3,flags32,,0=door;5=flame,,,\n"
+        "a,total,5,bcd32,,,,,\n"
+        "a,half,7,float16,,,,,\n"
+        "a,upper,8,int8_high,,,,,\n"
+    )
+    found = load_register_map(path, {"default": 1.0})
+    assert not found.problems
+    kinds = [row.tag_type.value for row in found.rows]
+    assert kinds == ["float64", "int16", "string", "string", "uint32", "float32", "int16"]
+    assert found.rows[0].rate_max == 500

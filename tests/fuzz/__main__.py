@@ -39,7 +39,7 @@ def fuzz(name: str, runs: int, folder: Path) -> None:
     """Fuzz one target in this process, which does not come back from it."""
     import atheris  # noqa: PLC0415 - only where it is used: it is there for x86-64 alone
 
-    with atheris.instrument_imports(include=["gateway.sources"]):
+    with atheris.instrument_imports(include=["gateway.sources", "gateway.recordings"]):
         target = load(name)
     corpus = folder / name / "corpus"
     corpus.mkdir(parents=True, exist_ok=True)

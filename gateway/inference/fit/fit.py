@@ -66,13 +66,16 @@ SCALES = ((16, 4), (32, 8))
 TIMES_MAX = 10
 BAND_LAGS = (1, 4, 16)
 WINDOW_MIN = 8
-# An event opens after so many scores of 1, and closes after so many below CLOSE_BELOW: three
-# scores in a row are no glitch, and a fault that wavers stays one event.
-RULE = EventRule(open_after=3, close_after=10, close_below=0.7)
+# An event opens after as many scores of 1 as the fast part of a window has rows, so that one glitch
+# is not enough, and closes after a short window of scores below this, so that a fault that wavers
+# stays one event.
+RULE = EventRule(open_after=4, close_after=16, close_below=0.7)
 MIN_VALID_FRACTION = 0.8
 # Windows side by side that are needed to learn anything, and to look for faults in the history.
 WINDOWS_MIN = 5
 WINDOWS_MIN_TO_SUSPECT = 60
+# A coarser look, as it is taken eight times.
+SUSPECT_CELLS_MAX = 150_000
 # What the rest cannot explain by this many limits is left out, unless it is more than this share.
 UNUSUAL_SCORE = 2.0
 UNUSUAL_SHARE_MAX = 0.2
@@ -121,7 +124,7 @@ def fit(recordings: Sequence[Recording], settings: FitSettings) -> Fitted:
         cleaned = [_without(one, marked.get(id(one))) for one in cleaned]
         runs = _runs(cleaned, window)
     hop = settings.hop or min(max(1, round(1 / first.period_s)), TIMES_MAX)
-    learned, calibration = _calibrated(learn(runs, spans), spans)
+    learned, calibration = _calibrated(learn(runs, spans), spans, hop)
     detector = learned.detector
     model = export(detector)
     scorer = Scorer(model, window, len(first.fields))
@@ -261,7 +264,7 @@ def _unusual(
     found = 0
     for k in range(2 * FOLDS):
         others = [piece for j, piece in enumerate(pieces) if j % (2 * FOLDS) != k]
-        detector = learn(others, short).detector
+        detector = learn(others, short, SUSPECT_CELLS_MAX).detector
         for piece in pieces[k :: 2 * FOLDS]:
             found += _mark(detector, piece, marked[piece.recording])
     for k, one in enumerate(recordings):
@@ -305,27 +308,43 @@ def _without(recording: Recording, marked: BoolArray | None) -> Recording:
     return recording if marked is None else replace(recording, usable=recording.usable & ~marked)
 
 
-def _calibrated(learned: Learned, spans: Spans) -> tuple[Learned, Calibration]:
+def _calibrated(learned: Learned, spans: Spans, hop: int) -> tuple[Learned, Calibration]:
     """The limits of each kind, moved by what its held-back answers say together."""
-    window, every = learned.detector.window, learned.every
+    window = learned.detector.window
+    step = max(1, hop // learned.every)
+    apart = step * learned.every  # rows between two of the scores used here
+    # Scores further apart than the engine's: fewer of them span the same time.
+    times = hop / apart
+    rule = replace(
+        RULE,
+        open_after=max(1, int(RULE.open_after * times)),
+        close_after=max(1, int(RULE.close_after * times)),
+    )
     runs = np.cumsum(learned.counts)[:-1]
-    per_block = spans.per_trial(window) / len(learned.by_kind)
-    block = max(1, window // every)
-    by = {
-        kind: scale_of_scores(np.split(ratios, runs), RULE, block=block, per_block=per_block)
+    split = {
+        kind: [part[::step] for part in np.split(ratios, runs)]
         for kind, ratios in learned.by_kind.items()
+    }
+    per_block = spans.per_trial(window) / len(split)
+    block = max(1, window // apart)
+    by = {
+        kind: scale_of_scores(parts, rule, block=block, per_block=per_block)
+        for kind, parts in split.items()
     }
     scales = []
     for scale in learned.detector.scales:
-        times = np.array([by[kind] for kind in scale.kinds])
-        low, high = scale.limit_low * times, scale.limit_high * times
+        by_answer = np.array([by[kind] for kind in scale.kinds])
+        low, high = scale.limit_low * by_answer, scale.limit_high * by_answer
         scales.append(replace(scale, limit_low=low, limit_high=high))
-    scores = np.maximum.reduce([ratios / by[kind] for kind, ratios in learned.by_kind.items()])
+    scores = [
+        np.maximum.reduce([parts[k] / by[kind] for kind, parts in split.items()])
+        for k in range(len(learned.counts))
+    ]
     calibration = judged(
-        np.split(scores, runs),
-        RULE,
+        scores,
+        rule,
         wanted_per_day=spans.false_alarms_per_day,
-        step_s=every * spans.period_s,
+        step_s=apart * spans.period_s,
     )
     detector = replace(learned.detector, scales=tuple(scales))
     return replace(learned, detector=detector), calibration

@@ -89,8 +89,11 @@ class Learned:
     freedom: FloatArray  # (n,) independent rows of each tag
 
 
-def learn(runs: Sequence[Run], spans: Spans) -> Learned:
-    """Fit everything. Each run has at least as many rows as the longest scale."""
+def learn(runs: Sequence[Run], spans: Spans, cells_max: int = CELLS_MAX) -> Learned:
+    """Fit everything. Each run has at least as many rows as the longest scale.
+
+    No more windows times tags than `cells_max` are looked at.
+    """
     values = np.concatenate([run.values for run in runs])
     center = np.median(values, axis=0)
     scale = 1.4826 * np.median(np.abs(values - center), axis=0)
@@ -100,7 +103,7 @@ def learn(runs: Sequence[Run], spans: Spans) -> Learned:
     plain = Detector(center=center, scale=scale, scales=())
     z = [plain.scaled(run.values) for run in runs]
     rows_worth = independent(np.concatenate(z))
-    places = _places(runs, max(rows for rows, _ in spans.scales))
+    places = _places(runs, max(rows for rows, _ in spans.scales), cells_max)
     fitted = [
         _fit_scale(z, places, scale, () if k else spans.lags, rows_worth)
         for k, scale in enumerate(spans.scales)
@@ -153,7 +156,7 @@ class _Places:
         return Statistics.joined(found)
 
 
-def _places(runs: Sequence[Run], longest: int) -> _Places:
+def _places(runs: Sequence[Run], longest: int, cells_max: int) -> _Places:
     """Folds are recordings where there are enough of them, else stretches of time."""
     lengths = [len(run.values) for run in runs]
     recordings = sorted({run.recording for run in runs})
@@ -162,7 +165,7 @@ def _places(runs: Sequence[Run], longest: int) -> _Places:
         row_fold = np.repeat([order[run.recording] for run in runs], lengths)
     else:
         row_fold = np.arange(sum(lengths)) * FOLDS // sum(lengths)
-    every = -(-sum(lengths) * runs[0].values.shape[1] // CELLS_MAX)
+    every = -(-sum(lengths) * runs[0].values.shape[1] // cells_max)
     ends = [
         start + np.arange(longest - 1, length, every)
         for start, length in zip(np.cumsum([0, *lengths[:-1]]), lengths, strict=True)

@@ -21,7 +21,18 @@ EX_CONFIG = 78
 EX_UNAVAILABLE = 69
 
 # Each has add_parser(subparsers), which sets `run`; what is heavy is imported inside `run`.
-_COMMANDS = ("run", "check", "query", "spool", "models", "events", "backtest", "simulate")
+_COMMANDS = (
+    "run",
+    "check",
+    "query",
+    "spool",
+    "models",
+    "events",
+    "backtest",
+    "simulate",
+    "read",
+    "write",
+)
 
 
 def command_line() -> argparse.ArgumentParser:

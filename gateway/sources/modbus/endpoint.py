@@ -1,0 +1,101 @@
+"""Endpoints: where a device is, in one word, for commands; what [[source]] says in several keys.
+
+    tcp://192.168.1.10            tls://plc:802?tls_ca=ca.pem     udp://192.168.1.10:502
+    rtu+tcp://10.0.0.5:4001       ascii+tcp://10.0.0.5:4001       rtu+udp://10.0.0.5:4001
+    rtu:///dev/ttyUSB0?baud_rate=19200&parity=none                ascii:///dev/ttyUSB0?data_bits=7
+
+Behind the question mark stands any key of the [[source]].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+from pydantic import ValidationError
+
+from gateway.errors import SluicegateError
+from gateway.sources.modbus.config import (
+    ModbusRtuSettings,
+    ModbusSettings,
+    ModbusTcpSettings,
+    RegisterRow,
+    Table,
+)
+from gateway.sources.modbus.types import RegisterType
+
+__all__ = ["row_at", "settings_at"]
+
+_NETWORK: Mapping[str, Mapping[str, Any]] = {
+    "tcp": {},
+    "tls": {"tls": True, "port": 802},
+    "udp": {"transport": "udp"},
+    "rtu+tcp": {"framing": "rtu"},
+    "ascii+tcp": {"framing": "ascii"},
+    "rtu+tls": {"framing": "rtu", "tls": True, "port": 802},
+    "rtu+udp": {"framing": "rtu", "transport": "udp"},
+}
+_SERIAL = ("rtu", "ascii")
+_REFERENCES = {
+    "0": Table.COIL,
+    "1": Table.DISCRETE_INPUT,
+    "3": Table.INPUT_REGISTER,
+    "4": Table.HOLDING_REGISTER,
+}
+_HINT = "such as tcp://192.168.1.10:502 or rtu:///dev/ttyUSB0?baud_rate=19200&parity=even"
+
+
+def settings_at(endpoint: str) -> ModbusSettings:
+    """The settings of an endpoint; raises SluicegateError."""
+    try:
+        url = urlsplit(endpoint)
+        port = url.port
+        asked: dict[str, Any] = dict(parse_qsl(url.query, strict_parsing=bool(url.query)))
+    except ValueError as error:
+        raise SluicegateError(f"{endpoint!r}: {error}", hint=_HINT) from error
+    common = {"name": "endpoint", "map": Path("endpoint")}
+    kind: type[ModbusSettings]
+    if url.scheme in _NETWORK and url.hostname:
+        kind, known = ModbusTcpSettings, {"type": "modbus-tcp", **_NETWORK[url.scheme]}
+        known["host"] = url.hostname
+        if port is not None:
+            known["port"] = port
+    elif url.scheme in _SERIAL and url.path and not url.netloc:
+        kind = ModbusRtuSettings
+        known = {"type": "modbus-rtu", "framing": url.scheme, "device": url.path}
+    else:
+        raise SluicegateError(f"{endpoint!r} is not an endpoint", hint=_HINT)
+    for key in ("baud_rate", "stop_bits", "data_bits"):  # of which only some numbers are taken
+        if asked.get(key, "").isdecimal():
+            asked[key] = int(asked[key])
+    try:
+        return kind.model_validate(asked | known | common)
+    except ValidationError as error:
+        found = error.errors(include_url=False)[0]
+        where = ".".join(map(str, found["loc"])) or "it"
+        raise SluicegateError(f"{endpoint!r}: {where}: {found['msg']}", hint=_HINT) from error
+
+
+def row_at(address: str, **given: Any) -> RegisterRow:
+    """The row of an address: "40101", "400101", "holding_register:100" or "100".
+
+    `given` are other columns of a register map, and the table of a bare number.
+    """
+    table, colon, number = address.rpartition(":")
+    is_reference = not colon and len(number) in (5, 6) and number[:1] in _REFERENCES
+    if is_reference and number.isdecimal():
+        given |= {"table": _REFERENCES[number[0]], "address": int(number[1:]) - 1}
+    else:
+        given |= {"address": number} | ({"table": table} if colon else {})
+    if given.get("table") in (Table.COIL, Table.DISCRETE_INPUT):
+        given["data_type"] = RegisterType.BOOL
+    try:
+        return RegisterRow.model_validate({"asset": "at", "tag": address} | given)
+    except ValidationError as error:
+        found = error.errors(include_url=False)[0]
+        raise SluicegateError(
+            f"{address!r}: {'.'.join(map(str, found['loc']))}: {found['msg']}",
+            hint="write 40001, holding_register:0 or, with --table, 0",
+        ) from error

@@ -45,6 +45,8 @@ RANGE_SPANS = 20
 # A change of less than this share of the usual one is none: the noise that every live input has
 # is gone. Zero for an input that is usually still, and then only the very same value counts.
 STILL_SHARE = 0.05
+# Of an asset's inputs: more than this missing at once is its source, not its sensors.
+AWAY_SHARE = 0.5
 _DECILES = np.arange(1, 10) * 10
 
 
@@ -215,7 +217,9 @@ class SensorWatch:
         found[outside & self._was_fresh] = SensorFault.OUT_OF_RANGE
         if self._had_holes:
             missing = tick - self._heard > self._missing_after
-            missing &= ~missing.all(axis=1, keepdims=True)  # the whole asset: its source is away
+            # Most of an asset's at once: its source is away. Not all, since a tag with a deadband is
+            # believed for a while longer than the others.
+            missing &= missing.mean(axis=1, keepdims=True) <= AWAY_SHARE
             found[missing] = SensorFault.MISSING
         is_found = found > 0
         if is_found.any():

@@ -152,6 +152,13 @@ def test_a_missing_input_is_told_and_a_silent_asset_is_not() -> None:
     assert {place for wrong in found for place in wrong} == {"0.3"}
 
 
+def test_a_silent_asset_is_not_told_although_a_deadband_is_believed_longer() -> None:
+    """After a restart the quiet tag of a deadband still counts, and the others do not yet."""
+    values, fresh = assets(200), np.ones((200, 3, FEATURES), np.bool_)
+    fresh[100:150, 0, 1:] = False
+    assert not any(watch(values, fresh))
+
+
 def test_without_facts_only_what_is_missing_is_told() -> None:
     values, fresh = assets(200), np.ones((200, 3, FEATURES), np.bool_)
     values[100:, 0, 0] = 7

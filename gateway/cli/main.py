@@ -32,6 +32,7 @@ _COMMANDS = (
     "simulate",
     "read",
     "write",
+    "importing",
 )
 
 

@@ -1,0 +1,1 @@
+"""Other programs' configurations, read into what `sluicegate import` writes."""

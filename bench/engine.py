@@ -125,9 +125,13 @@ def main() -> None:
         rate = args.assets / spent_us * 1e6
         print(f"{name:45} {spent_us:8.1f} us {rate:10,.0f} windows/s {raw_run / spent_us:5.0%}")
     print(f"{'engine: a turn with nothing due':45} {median(idle_us):8.2f} us")
+    late = sorted(tick_us)
+    p99_ms, worst_ms = late[len(late) * 99 // 100] / 1000, late[-1] / 1000
+    print(f"from a tick to its scores: 99th percentile {p99_ms:.2f} ms, worst {worst_ms:.2f} ms")
     print(
         f"RSS: {rss_start:.0f} MB, with the model {rss_loaded:.0f}, with {args.assets} assets"
-        f" {rss_warm:.0f}, after {line.periods} periods {rss_mb():.0f}"
+        f" {rss_warm:.0f}, after {line.periods} periods {rss_mb():.0f}:"
+        f" {rss_mb() - rss_loaded:.0f} MB for the assets"
     )
 
 

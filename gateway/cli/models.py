@@ -111,7 +111,7 @@ def _fit(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from gateway.inference.bundle import load_bundle
+    from gateway.inference.bundle import MANIFEST, MODEL, load_bundle
 
     try:
         bundle = load_bundle(options.bundle)
@@ -122,6 +122,12 @@ def _check(options: argparse.Namespace) -> int:
         for problem in error.problems:
             print(problem, file=sys.stderr)
         print(f"{len(error.problems)} to mend", file=sys.stderr)
+        if (options.bundle / MODEL).is_file() and not (options.bundle / MANIFEST).is_file():
+            print(
+                f"A model of your own needs a {MANIFEST} beside it, which says what its input and"
+                " outputs are: docs/models.md and docs/formats/bundle.md have one to begin with.",
+                file=sys.stderr,
+            )
         return EX_CONFIG
     if options.json:
         print(json.dumps({"problems": []}))

@@ -217,8 +217,8 @@ class SensorWatch:
         found[outside & self._was_fresh] = SensorFault.OUT_OF_RANGE
         if self._had_holes:
             missing = tick - self._heard > self._missing_after
-            # Most of an asset's at once: its source is away. Not all, since a tag with a deadband is
-            # believed for a while longer than the others.
+            # Most of an asset's at once: its source is away. Not all, since a tag with a deadband
+            # is believed for a while longer than the others.
             missing &= missing.mean(axis=1, keepdims=True) <= AWAY_SHARE
             found[missing] = SensorFault.MISSING
         is_found = found > 0

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from gateway.cli.main import command_line
+from gateway.inference.manifest import parse_manifest
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -63,6 +64,15 @@ def test_commands_that_are_mentioned_exist_with_their_options(
         assert not ended.value.code, said
         shown = capsys.readouterr().out
         assert [word for word in words if word.startswith("--") and word not in shown] == [], said
+
+
+def test_the_manifest_to_begin_with_is_a_good_one() -> None:
+    page = (ROOT / "docs" / "models.md").read_text("utf-8")
+    [text] = [
+        block for block in re.findall(r"```toml\n(.*?)```", page, re.DOTALL) if "sha256" in block
+    ]
+    manifest = parse_manifest(Path("models.md"), text.replace('"..."', f'"{"0" * 64}"').encode())
+    assert manifest.fields == ("flow", "pressure", "vibration")
 
 
 def test_benches_that_are_named_exist() -> None:

@@ -142,6 +142,10 @@ def test_check_says_what_is_wrong_with_a_bundle(
     assert main(["models", "check", "--json", str(out)]) == EX_CONFIG
     assert "sha256" in capsys.readouterr().out
     assert main(["models", "check", str(tmp_path / "absent")]) == EX_CONFIG
+    (out / "bundle.toml").unlink()
+    capsys.readouterr()
+    assert main(["models", "check", str(out)]) == EX_CONFIG
+    assert "A model of your own needs a bundle.toml" in capsys.readouterr().err
 
 
 def test_no_configuration_and_no_recording_is_said(

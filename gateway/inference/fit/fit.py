@@ -251,8 +251,8 @@ def _unusual(
 ) -> list[tuple[Recording, BoolArray]]:
     """What the rest of the history cannot explain: (n, features) rows of some recordings.
 
-    Each of `FOLDS` parts is scored by a detector that never saw it. A state that comes back is in
-    the other parts, too; a fault is not.
+    Each of eight parts is scored by a detector that saw neither it nor its neighbours. A state
+    that comes back is in the other parts, too; a fault is not.
     """
     rows = sum(len(run.values) for run in runs)
     window = max(scale for scale, _ in spans.scales)
@@ -263,7 +263,9 @@ def _unusual(
     pieces = _pieces(runs, rows // (2 * FOLDS) + 1, window)
     found = 0
     for k in range(2 * FOLDS):
-        others = [piece for j, piece in enumerate(pieces) if j % (2 * FOLDS) != k]
+        # Without the neighbours either: a fault may reach over the border.
+        near = {(k + side) % (2 * FOLDS) for side in (-1, 0, 1)}
+        others = [piece for j, piece in enumerate(pieces) if j % (2 * FOLDS) not in near]
         detector = learn(others, short, SUSPECT_CELLS_MAX).detector
         for piece in pieces[k :: 2 * FOLDS]:
             found += _mark(detector, piece, marked[piece.recording])

@@ -51,6 +51,8 @@ def commission(options: argparse.Namespace) -> int:
         print(f"  left out: {left_out.what}: {left_out.why}")
     if not prepared.recordings:
         hint = "look at what is there, with `sluicegate query` for a spool"
+        if config is not None and not options.recording and not config.settings.gateway.spool.raw:
+            hint = "the spool keeps no raw samples: gateway.spool.raw is false"
         raise FitError(_nothing(options, prepared), hint=hint)
     recordings = prepared.recordings
     print(

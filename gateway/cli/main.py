@@ -33,6 +33,7 @@ _COMMANDS = (
     "read",
     "write",
     "importing",
+    "probe",
 )
 
 

@@ -1,0 +1,124 @@
+"""`sluicegate probe` against a server that is not ours: what it proposes is what is there."""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from pymodbus.pdu.device import ModbusDeviceIdentification
+from pymodbus.server import ModbusTcpServer
+from pymodbus.simulator import DataType, SimData, SimDevice
+
+from gateway.cli.main import main
+from gateway.sources.modbus.guess import guess
+from gateway.sources.modbus.rows import load_register_map
+
+
+def words(data: bytes) -> list[int]:
+    return list(struct.unpack(f">{len(data) // 2}H", data))
+
+
+def block(value: float, count: int) -> list[int]:
+    swapped = words(struct.pack(">f", value))[::-1]
+    return [
+        *words(struct.pack(">f", value)),
+        *swapped,
+        1480,
+        *words(b"NB 32-16"),
+        65516,
+        *words(struct.pack(">I", 3_000_000 + count)),
+    ]
+
+
+def test_a_live_block_is_read_by_size_and_smoothness() -> None:
+    looks = np.array([block(21.37 + 0.013 * i, 40 * i) for i in range(8)], np.uint16)
+    found = [(each.offset, each.data_type.value, each.byte_order.value) for each in guess(looks)]
+    assert found == [
+        (0, "float32", "ABCD"),
+        (2, "float32", "CDAB"),
+        (4, "uint16", "ABCD"),
+        (5, "string", "ABCD"),
+        (9, "int16", "ABCD"),
+        (10, "uint32", "ABCD"),
+    ]
+
+
+def test_any_registers_are_each_in_one_guess() -> None:
+    random = np.random.default_rng(1)
+    for _ in range(200):
+        looks = random.integers(0, 65536, (int(random.integers(1, 5)), 40)).astype(np.uint16)
+        found = guess(looks)
+        assert [each.offset for each in found[1:]] == [
+            each.offset + each.registers for each in found[:-1]
+        ]
+        assert found[-1].offset + found[-1].registers == 40
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    loop, started = asyncio.new_event_loop(), threading.Event()
+    port: list[int] = []
+    stop = asyncio.Event()
+
+    async def serve() -> None:
+        values = block(21.37, 0)
+        data = [
+            SimData(0, values=values, datatype=DataType.REGISTERS),
+            SimData(70, count=10, values=5, datatype=DataType.REGISTERS),
+        ]
+        who = ModbusDeviceIdentification(info_name={"VendorName": "Works", "ProductCode": "P7"})
+        device = SimDevice(3, simdata=data)
+        server = ModbusTcpServer(device, identity=who, address=("127.0.0.1", 0))
+        await server.listen()
+        assert server.transport is not None
+        port.append(server.transport.sockets[0].getsockname()[1])
+        started.set()
+        await stop.wait()
+        await server.shutdown()
+
+    thread = threading.Thread(target=lambda: loop.run_until_complete(serve()))
+    thread.start()
+    assert started.wait(30)
+    yield port[0]
+    loop.call_soon_threadsafe(stop.set)
+    thread.join(30)
+    loop.close()
+
+
+def test_a_device_is_found_and_its_map_proposed(
+    port: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    at = f"tcp://127.0.0.1:{port}?response_timeout=2s"
+    began_s = time.monotonic()
+    options = ["--units", "3", "--addresses", "0-99", "--looks", "2", "--every", "0"]
+    assert main(["probe", at, *options, "--pause", "0"]) == 0
+    assert time.monotonic() - began_s < 60
+    said = capsys.readouterr().out
+    assert "vendor_name Works" in said
+    assert "holding_register 0-11 can be read" in said
+    assert "holding_register 70-79 can be read" in said
+    path = tmp_path / "m.csv"
+    path.write_text(said, encoding="utf-8")
+    found = load_register_map(path, {"default": 1.0})
+    assert found.problems == ()
+    kinds = {(row.table.value, row.address): row for row in found.rows}
+    assert kinds["holding_register", 0].data_type.value == "float32"
+    assert kinds["holding_register", 2].byte_order.value == "CDAB"
+    assert kinds["holding_register", 5].length == 4
+
+
+def test_its_time_is_bounded(port: int, capsys: pytest.CaptureFixture[str]) -> None:
+    at = f"tcp://127.0.0.1:{port}?response_timeout=2s"
+    main(["probe", at, "--units", "3", "--addresses", "0-65535", "--time", "0.5"])
+    assert "the time is used up" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("units", ["", "x", "300", "5-1", "-1"])
+def test_nonsense_is_refused(units: str) -> None:
+    assert main(["probe", "tcp://127.0.0.1:1", f"--units={units}"]) == 69

@@ -86,6 +86,7 @@ class Gateway:
             ),
             gateway_name=settings.gateway.name,
             has_room=self.channel.has_room,
+            directory=settings.gateway.data_dir / "sources",
         )
         self.sources: list[Source] = [build_source(entry, context) for entry in settings.sources]
         self.engine = _build_engine(config, self.table)

@@ -16,7 +16,7 @@ from gateway.config.schema import GatewaySettings, Sluicegate
 from gateway.errors import Problem
 from gateway.inference.config import ModelSettings
 from gateway.settings import Seconds, Settings
-from gateway.sources.modbus.config import ModbusSettings, RegisterRow
+from gateway.sources.modbus.config import AddressRange, ModbusSettings, RegisterRow
 from gateway.sources.mqtt.config import MqttSettings
 from gateway.stages.config import AggregateSettings
 from gateway.tag import Tag
@@ -33,6 +33,7 @@ class MapReference(Settings):
     name: str = ""
     register_map: Path = Field(alias="map")
     scan_classes: dict[str, Seconds] = Field(default={"default": 1.0})
+    never_read: tuple[AddressRange, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

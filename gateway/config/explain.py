@@ -30,6 +30,7 @@ from gateway.errors import Problem
 
 __all__ = ["Document", "did_you_mean", "legible", "nearest", "shown"]
 
+KEYS_NAMED_MAX = 16  # of a table, in one message; the page has them all
 SHOWN_MAX = 60  # characters of a value in a message; enough to find it by
 _SECRET_KEY = re.compile(r"pass|token|secret|credential|api_?key", re.IGNORECASE)
 _INT64 = range(-(2**63), 2**63)
@@ -177,7 +178,9 @@ class Document:
             mend = f"It belongs in {home}."
         else:
             where = _header(table) if table else "the top of the file"
-            mend = f"Remove it; {where} takes {', '.join(known)}."
+            keys = list(known)
+            more = " and more, see docs/configuration.md" if len(keys) > KEYS_NAMED_MAX else ""
+            mend = f"Remove it; {where} takes {', '.join(keys[:KEYS_NAMED_MAX])}{more}."
         return self.problem(path, what, mend)
 
     def _home(self, key: str, table: KeyPath) -> str:

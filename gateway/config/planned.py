@@ -123,7 +123,8 @@ class _Planner:
 
     def add_map(self, path: KeyPath, source: MapReference, base: Path) -> None:
         """The tags of a register map."""
-        from gateway.sources.modbus.rows import load_register_map  # noqa: PLC0415 - if it is used
+        from gateway.sources.modbus.plan import width_of  # noqa: PLC0415 - if it is used
+        from gateway.sources.modbus.rows import load_register_map  # noqa: PLC0415 - likewise
 
         file = base / source.register_map
         register_map = load_register_map(file, source.scan_classes)
@@ -148,6 +149,13 @@ class _Planner:
         for asset, numbers in undeclared.items():
             if self._judges_assets:
                 self._undeclared(file, asset, numbers)
+        for number, row in zip(register_map.numbers, register_map.rows, strict=True):
+            for never in source.never_read:
+                end = row.address + width_of(row)
+                if row.table is never.table and row.address <= never.last and end > never.first:
+                    what = f"the tag is in {never.table} {never.first}-{never.last} of never_read"
+                    mend = "Remove the row, or take its address out of never_read."
+                    self._row_problem(file, number, "address", what, mend)
         if not register_map.problems:
             self._check_scan_classes(path, source, register_map.rows)
 

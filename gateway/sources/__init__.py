@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 from gateway.asset import Assets
@@ -50,6 +51,7 @@ class SourceContext:
     assets: Assets
     gateway_name: str
     has_room: Callable[[], bool]  # false while the pipeline is above its high mark
+    directory: Path | None = None  # where a source may keep what it has learned
 
 
 class Session(Protocol):

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
 from gateway.settings import Name, Seconds, Settings
 from gateway.sources.modbus.types import RegisterType
 from gateway.tag import ByteOrder, DataType
 
-__all__ = ["ModbusRtuSettings", "ModbusSettings", "ModbusTcpSettings", "RegisterRow", "Table"]
+__all__ = [
+    "AddressRange",
+    "ModbusRtuSettings",
+    "ModbusSettings",
+    "ModbusTcpSettings",
+    "RegisterRow",
+    "Table",
+]
 
 
 class Table(StrEnum):
@@ -23,6 +31,33 @@ class Table(StrEnum):
     DISCRETE_INPUT = "discrete_input"
     INPUT_REGISTER = "input_register"
     HOLDING_REGISTER = "holding_register"
+
+
+@dataclass(frozen=True, slots=True)
+class _Range:
+    """Addresses of one table, both ends included."""
+
+    table: Table
+    first: int
+    last: int
+
+
+def _range(value: Any) -> Any:
+    if isinstance(value, _Range):
+        return value
+    words = value.split() if isinstance(value, str) else []
+    first, _, last = words[1].partition("-") if len(words) == 2 else ("", "", "")
+    is_range = first.isdecimal() and (last or first).isdecimal() and words[0] in tuple(Table)
+    if not is_range or not int(first) <= int(last or first) <= 65535:
+        raise ValueError('write a table and addresses, such as "holding_register 100-199"')
+    return _Range(Table(words[0]), int(first), int(last or first))
+
+
+AddressRange = Annotated[
+    Any,
+    BeforeValidator(_range),
+    WithJsonSchema({"type": "string", "examples": ["holding_register 100-199"]}),
+]
 
 
 class ModbusSettings(Settings):
@@ -50,6 +85,20 @@ class ModbusSettings(Settings):
     bits_max: int = Field(default=2000, ge=1, le=2000, description="most coils or inputs a request")
     gap_max: int = Field(
         default=8, ge=0, le=124, description="largest gap of unused registers to read over"
+    )
+    one_request_a_tag: bool = Field(
+        default=False, description="for devices that answer nothing but what a tag is made of"
+    )
+    never_read: tuple[AddressRange, ...] = Field(
+        default=(),
+        description="addresses that no request may touch, not even in a gap",
+        examples=[["holding_register 100-199"]],
+    )
+    request_pause: Seconds = Field(
+        default=0.0, ge=0, le=10, description="between an answer and the next request"
+    )
+    connect_pause: Seconds = Field(
+        default=0.0, ge=0, le=60, description="between connecting and the first request"
     )
 
     @property

@@ -17,7 +17,7 @@ from gateway.sources.modbus.config import ModbusSettings, RegisterRow, Table
 from gateway.sources.modbus.types import REGISTERS, RegisterType
 from gateway.sources.modbus.wire import Request
 
-__all__ = ["Block", "Learned", "Place", "ScanPlan", "plan", "width_of"]
+__all__ = ["Block", "Learned", "Place", "ScanPlan", "place_of", "plan", "width_of"]
 
 _FUNCTIONS = {
     Table.COIL: 1,
@@ -34,6 +34,11 @@ Place: TypeAlias = tuple[int, int]
 def width_of(row: RegisterRow) -> int:
     """Registers (or bits) that a row's value takes."""
     return row.length if row.data_type is RegisterType.STRING else REGISTERS.get(row.data_type, 1)
+
+
+def place_of(row: RegisterRow) -> Place:
+    """Where a row's address means something."""
+    return row.unit_id, _FUNCTIONS[row.table]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +105,9 @@ def plan(
     for index, row in enumerate(rows):
         function = _FUNCTIONS[row.table]
         groups[row.scan_class, row.unit_id, function].append(index)
+        for never in settings.never_read:
+            if never.table is row.table:  # a request that reads on both sides of a cut has the edge
+                cuts[row.unit_id, function] |= {never.first, never.last + 1}
         if index in learned.alone:
             cuts[row.unit_id, function] |= {row.address, row.address + width_of(row)}
     by_class: defaultdict[str, list[Block]] = defaultdict(list)
@@ -135,6 +143,7 @@ def _blocks(
         cut = bisect_right(cuts, first)
         fits = (
             bool(parts)
+            and not settings.one_request_a_tag
             and start - end <= settings.gap_max
             and stop - first <= quantity_max
             and (cut == len(cuts) or cuts[cut] >= stop)

@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from itertools import chain
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -39,9 +40,10 @@ from gateway.sources.modbus.client import (
 )
 from gateway.sources.modbus.config import ModbusSettings, ModbusTcpSettings, RegisterRow
 from gateway.sources.modbus.decode import BlockDecoder, new_exponents
+from gateway.sources.modbus.learned import load_learned, save_learned
 from gateway.sources.modbus.patience import Patience
 from gateway.sources.modbus.peer import Peer
-from gateway.sources.modbus.plan import Block, Learned, ScanPlan, plan
+from gateway.sources.modbus.plan import Block, ScanPlan, plan
 from gateway.sources.modbus.wire import Query, Request
 from gateway.tag import Quality
 
@@ -85,12 +87,20 @@ class BlockReader:
 class Device:
     """What is known of the peer: its map, how that is read best, and who answers."""
 
-    def __init__(self, settings: ModbusSettings, rows: Sequence[RegisterRow], ids: IdArray) -> None:
+    def __init__(
+        self,
+        settings: ModbusSettings,
+        rows: Sequence[RegisterRow],
+        ids: IdArray,
+        file: Path | None = None,
+    ) -> None:
+        """`file` is where what is learned of it is kept; None: nowhere."""
+        self._file = file
         self.settings = settings
         self.rows = rows
         self.ids = ids
         self.exponents = new_exponents(rows)
-        self.learned = Learned()
+        self.learned = load_learned(file, rows)
         self.patience = Patience()
         self.peer = Peer(settings.name)
         self.plans: tuple[ScanPlan, ...]
@@ -101,6 +111,11 @@ class Device:
     def in_flight(self) -> int:
         """Requests that may be on its connection at once."""
         return self.settings.in_flight if isinstance(self.settings, ModbusTcpSettings) else 1
+
+    async def remember(self) -> None:
+        """Keep what was learned over restarts."""
+        if self._file is not None:
+            await asyncio.to_thread(save_learned, self._file, self.learned, self.rows)
 
     def replan(self) -> None:
         """Make the plan anew, with what was learned."""
@@ -149,6 +164,7 @@ class Scanner:
         self._opened = AsyncExitStack()  # holds the connection, one at a time
         self._said_silent: set[int] = set()
         self._error: SourceError = SourceLost("nothing was read yet")
+        self._answered_s = 0.0  # when the last answer came
         self.has_answer = False  # whether anything was answered in this session
 
     async def connect(self) -> None:
@@ -156,6 +172,7 @@ class Scanner:
         await self.close()
         opening = connect(self._device.settings, self._device.peer)
         self._connection = await self._opened.enter_async_context(opening)
+        await asyncio.sleep(self._device.settings.connect_pause)
 
     async def close(self) -> None:
         self._connection = None
@@ -182,6 +199,7 @@ class Scanner:
             self._say_refused(scan.refused)
         if scan.has_learned:
             device.replan()
+            await device.remember()
         if device.patience.is_spent:
             raise SourceLost(f"no unit id answers: {self._error}")
         self._say_who_is_silent()
@@ -247,6 +265,7 @@ class Scanner:
         """The block's bytes, and the middle of its request and answer, in monotonic time."""
         timeout_s = self._device.settings.response_timeout
         while True:
+            await self._pause()
             connection = await self._connected()
             began_ns = self._clock.monotonic_ns()
             try:
@@ -262,7 +281,15 @@ class Scanner:
                 if is_last or not isinstance(error, ConnectionClosed):
                     raise
             else:
+                self._answered_s = self._clock.monotonic_s()
                 return block, (began_ns + self._clock.monotonic_ns()) // 2
+
+    async def _pause(self) -> None:
+        """Give the device the time between two requests that its settings ask for."""
+        pause_s = self._device.settings.request_pause
+        if pause_s:
+            left_s = self._answered_s + pause_s - self._clock.monotonic_s()
+            await asyncio.sleep(max(0.0, left_s))
 
     async def _connected(self) -> Connection:
         """A connection that is open, the one there was or a new one."""

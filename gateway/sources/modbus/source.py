@@ -67,7 +67,9 @@ class ModbusSource:
         self.writes = settings.writes
         self._scanner: Scanner | None = None
         ids = [context.table.add(self._tag(row)) for row in rows]
-        self.device = Device(settings, rows, np.array(ids, np.int32))
+        directory = context.directory
+        file = directory / f"{self.name}.json" if directory else None
+        self.device = Device(settings, rows, np.array(ids, np.int32), file)
 
     @property
     def tag_ids(self) -> IdArray:

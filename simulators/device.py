@@ -1,0 +1,195 @@
+"""A Modbus device that misbehaves on demand: pymodbus answers, and then we spoil what it says.
+
+    python -m simulators.device --port 5020 --framing rtu --fault wrong_unit@0.1
+
+Holding and input register `a` of unit `u` hold (7 * a + 1000 * u) mod 65536. Faults are switched at
+run time over HTTP, loopback only: POST /fault?name=late&rate=0.5, DELETE /fault, GET /.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import random
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+from pymodbus.constants import ExcCodes
+from pymodbus.framer import FramerType
+from pymodbus.server import ModbusTcpServer
+from pymodbus.simulator import DataType, SimData, SimDevice
+
+__all__ = ["FAULTS", "MisbehavingDevice", "truth"]
+
+REGISTERS = 1000
+LATE_S = 1.5  # beyond the usual response_timeout
+_HEAD_BYTES_MAX = 8192
+
+
+def _flip(data: bytes, place: int, bits: int = 1) -> bytes:
+    spoiled = bytearray(data)
+    spoiled[place % len(data)] ^= bits
+    return bytes(spoiled)
+
+
+# What becomes of the bytes of a right answer. The unit id is byte 6 of TCP, byte 0 of RTU.
+FAULTS: dict[str, Callable[[bytes, int], bytes]] = {
+    "wrong_transaction": lambda data, _: _flip(data, 1),
+    "transaction_zero": lambda data, _: b"\0\0" + data[2:],
+    "wrong_unit": lambda data, unit: _flip(data, unit, 3),
+    "wrong_function": lambda data, unit: _flip(data, unit + 1, 7),
+    "wrong_byte_count": lambda data, unit: _flip(data, unit + 2, 2),
+    "length_lies": lambda data, _: _flip(data, 5, 4),
+    "short": lambda data, _: data[:-2],
+    "long": lambda data, _: data + b"\0\0",
+    "twice": lambda data, _: data + data,
+    "flipped_bit": lambda data, _: _flip(data, len(data) - 3, 16),
+    "noise": lambda data, _: bytes(random.randbytes(5)) + data,
+    "silence": lambda _data, _unit: b"",
+    "late": lambda data, _: data,  # delayed before pymodbus answers
+    **{f"exception_{code}": lambda data, _: data for code in range(1, 12)},
+}
+
+
+def truth(unit_id: int, address: int) -> int:
+    """What a register holds."""
+    return (7 * address + 1000 * unit_id) % 65536
+
+
+class MisbehavingDevice:
+    """A server with some unit ids; `faults` (name -> share of answers) may change at any time."""
+
+    def __init__(self, units: range = range(1, 4), framing: str = "tcp", seed: int = 1) -> None:
+        self.faults: dict[str, float] = {}
+        self.done: Counter[str] = Counter()
+        self.port = 0
+        self._units = units
+        self._framing = framing
+        self._random = random.Random(seed)
+
+    def switch(self, name: str, rate: float = 1.0) -> None:
+        """Have a share of the answers spoiled so; ValueError for what is no fault."""
+        if name not in FAULTS or not 0 <= rate <= 1:
+            raise ValueError(f"{name!r} at {rate} is none; there are {', '.join(FAULTS)}")
+        self.faults[name] = rate
+
+    @asynccontextmanager
+    async def serving(self, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[int]:
+        """Answer until the block ends; the port."""
+        framer = FramerType.RTU if self._framing == "rtu" else FramerType.SOCKET
+        server = ModbusTcpServer(
+            [self._device(unit_id) for unit_id in self._units],
+            framer=framer,
+            address=(host, port),
+            trace_packet=self._spoil,
+        )
+        await server.listen()
+        assert server.transport is not None
+        self.port = server.transport.sockets[0].getsockname()[1]
+        try:
+            yield self.port
+        finally:
+            await server.shutdown()
+
+    def _device(self, unit_id: int) -> SimDevice:
+        values = [truth(unit_id, address) for address in range(REGISTERS)]
+        data = [SimData(0, values=values, datatype=DataType.REGISTERS)]
+        return SimDevice(unit_id, simdata=data, action=self._delay)
+
+    async def _delay(self, *_: Any) -> ExcCodes | None:
+        if self._draws("late"):
+            await asyncio.sleep(LATE_S)
+        for name in [name for name in self.faults if name.startswith("exception_")]:
+            if self._draws(name):
+                return ExcCodes(int(name.removeprefix("exception_")))
+        return None
+
+    def _draws(self, name: str) -> bool:
+        is_drawn = self._random.random() < self.faults.get(name, 0.0)
+        self.done[name] += is_drawn
+        return is_drawn
+
+    def _spoil(self, is_sending: bool, data: bytes) -> bytes:
+        if not is_sending or not data:
+            return data
+        unit = 0 if self._framing == "rtu" else 6
+        for name in list(self.faults):
+            if name != "late" and not name.startswith("exception_") and self._draws(name):
+                return FAULTS[name](data, unit)
+        return data
+
+
+@asynccontextmanager
+async def control(device: MisbehavingDevice, port: int = 0) -> AsyncIterator[int]:
+    """Serve the faults over HTTP until the block ends; the port."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            async with asyncio.timeout(5):
+                head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+            status, answer = _answer(device, *head.split(" ", 2)[:2])
+            body = json.dumps(answer).encode() + b"\n"
+            writer.write(
+                f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+            )
+        except (TimeoutError, OSError, ValueError, asyncio.IncompleteReadError):
+            pass
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", port, limit=_HEAD_BYTES_MAX)
+    async with server:
+        yield server.sockets[0].getsockname()[1]
+
+
+def _answer(device: MisbehavingDevice, method: str, target: str) -> tuple[str, Any]:
+    url = urlsplit(target)
+    query = dict(parse_qsl(url.query))
+    if url.path == "/fault" and method == "POST":
+        try:
+            device.switch(query.get("name", ""), float(query.get("rate", "1")))
+        except ValueError as error:
+            return "400 Bad Request", {"error": str(error)}
+    elif url.path == "/fault" and method == "DELETE":
+        if "name" in query:
+            device.faults.pop(query["name"], None)
+        else:
+            device.faults.clear()
+    elif url.path != "/" or method != "GET":
+        return "404 Not Found", {"error": "there are GET /, POST /fault and DELETE /fault"}
+    return "200 OK", {"faults": device.faults, "done": device.done, "kinds": list(FAULTS)}
+
+
+async def _main(options: argparse.Namespace) -> None:
+    device = MisbehavingDevice(range(1, options.units + 1), options.framing, options.seed)
+    for fault in options.fault:
+        name, _, rate = fault.partition("@")
+        device.switch(name, float(rate or 1))
+    async with (
+        device.serving(options.host, options.port) as port,
+        control(device, options.control_port) as control_port,
+    ):
+        ready = {"event": "ready", "port": port, "control": f"http://127.0.0.1:{control_port}"}
+        print(json.dumps(ready), flush=True)  # noqa: T201 - what the program is for
+        await asyncio.Event().wait()
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description="A Modbus device that misbehaves on demand.")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--control-port", type=int, default=0)
+    parser.add_argument("--units", type=int, default=3)
+    parser.add_argument("--framing", choices=("tcp", "rtu"), default="tcp")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--fault", action="append", default=[], metavar="NAME[@RATE]")
+    asyncio.run(_main(parser.parse_args()))
+
+
+if __name__ == "__main__":
+    main()

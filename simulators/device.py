@@ -88,12 +88,12 @@ class MisbehavingDevice:
             trace_packet=self._spoil,
         )
         await server.listen()
-        assert server.transport is not None
-        self.port = server.transport.sockets[0].getsockname()[1]
+        transport: Any = server.transport
+        self.port = transport.sockets[0].getsockname()[1]
         try:
             yield self.port
         finally:
-            await server.shutdown()
+            await server.shutdown()  # type: ignore[no-untyped-call]  # pymodbus has none there
 
     def _device(self, unit_id: int) -> SimDevice:
         values = [truth(unit_id, address) for address in range(REGISTERS)]
@@ -133,9 +133,8 @@ async def control(device: MisbehavingDevice, port: int = 0) -> AsyncIterator[int
                 head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
             status, answer = _answer(device, *head.split(" ", 2)[:2])
             body = json.dumps(answer).encode() + b"\n"
-            writer.write(
-                f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
-            )
+            size = f"Content-Length: {len(body)}\r\nConnection: close"
+            writer.write(f"HTTP/1.1 {status}\r\n{size}\r\n\r\n".encode() + body)
         except (TimeoutError, OSError, ValueError, asyncio.IncompleteReadError):
             pass
         finally:

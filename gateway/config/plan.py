@@ -19,6 +19,7 @@ from gateway.errors import BundleInvalid, Problem
 from gateway.inference.config import ModelSettings
 from gateway.sources.modbus.config import ModbusRtuSettings, ModbusSettings
 from gateway.sources.mqtt.config import MqttSettings
+from gateway.tag import Tag
 
 __all__ = [
     "RECORD_BYTES",
@@ -193,17 +194,41 @@ def check_models(config: Config) -> list[Problem]:
     if not config.settings.models:
         return []
     from gateway.inference.bundle import check_bundle, read_manifest  # noqa: PLC0415 - ONNX Runtime
+    from gateway.inference.rings import AGE_MAX_PERIODS  # noqa: PLC0415
 
     problems: list[Problem] = []
+    rates = _tag_rates(config)
     for entry in config.settings.models:
         found = check_bundle(entry.bundle, entry, config.tags)
         problems += map(legible, found)
-        if found or config.open_names:
+        if found:
             continue
         manifest = read_manifest(entry.bundle)
+        longest_s = AGE_MAX_PERIODS * manifest.sample_period
+        for tag in config.tags:
+            rate = rates.get(tag.name)
+            is_fed = manifest.feature_of(tag, entry) is not None
+            if is_fed and rate and 1 / rate > longest_s and not tag.deadband:
+                problems.append(_too_slow(config, entry, tag, 1 / rate, manifest.sample_period))
+        if config.open_names:
+            continue
         if all(manifest.feature_of(tag, entry) is None for tag in config.tags):
             problems.append(_watches_nothing(config, entry, manifest.fields, manifest.asset_class))
     return problems
+
+
+def _too_slow(
+    config: Config, model: ModelSettings, tag: Tag, scan_s: float, sample_s: float
+) -> Problem:
+    """A value counts for three sample periods: one that is read more rarely is never scored."""
+    return legible(
+        Problem(
+            file=str(config.path),
+            place=f"[[model]] {toml_text(model.name)}",
+            found=f"{tag.name} is read every {scan_s:g} s, the model samples every {sample_s:g} s",
+            mend="Read it at least every third sample, or fit the model to a longer period",
+        )
+    )
 
 
 def _watches_nothing(

@@ -128,3 +128,10 @@ def test_bytes_a_day_are_what_the_spool_writes(tmp_path: Path, tags: int) -> Non
         store.commit([Group(turns=[Turn(clock.utc_ns(), {Lane.RAW: frame})])])
     a_second = (store.stats.bytes_written_total - before) / commits
     assert bytes_per_day([(tags, 1.0)], 0.5) / DAY_S == pytest.approx(a_second, rel=0.25)
+
+
+def test_a_tag_that_is_read_too_rarely_for_its_model_is_found(with_model: Path) -> None:
+    bundle = with_model.parent / "models" / "press"
+    write_bundle(bundle, fields=("pressure",), asset_class='"press"', sample_period='"10ms"')
+    config = load(with_model)
+    assert any("is read every" in problem.found for problem in check_models(config))

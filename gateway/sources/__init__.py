@@ -37,6 +37,7 @@ class SourceStats:
     samples_total: int = 0
     samples_dropped_total: int = 0  # QoS 0 messages that found the pipeline full
     scan_ms_last: float = 0.0
+    busy_share: float = 0.0  # of this session's time, in which a request was under way
     lateness_ms_last: float = 0.0
     error_last: str = ""
     errors_total: Counter[str] = field(default_factory=Counter)  # by kind

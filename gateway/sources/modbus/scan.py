@@ -19,7 +19,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from itertools import chain
@@ -165,6 +165,7 @@ class Scanner:
         self._said_silent: set[int] = set()
         self._error: SourceError = SourceLost("nothing was read yet")
         self._answered_s = 0.0  # when the last answer came
+        self.busy_ns = 0  # from requests to their answers, all in all
         self.has_answer = False  # whether anything was answered in this session
 
     async def connect(self) -> None:
@@ -182,10 +183,11 @@ class Scanner:
         """Ask something beside the scans, on their connection; raises what it does."""
         return await (await self._connected()).ask(query, timeout_s)
 
-    async def scan(self, scan_class: str) -> Frame:
-        """One frame with every tag of the class.
+    async def scan(self, scan_class: str) -> AsyncGenerator[Frame | None, None]:
+        """One frame with every tag of the class; before it None after each request.
 
-        Raises SourceLost when the connection cannot be replaced or no unit id answers any more.
+        There another scan may go first. Raises SourceLost when the connection cannot be replaced or
+        no unit id answers any more.
         """
         device, scan = self._device, _Scan()
         readers = device.readers[scan_class]
@@ -195,6 +197,7 @@ class Scanner:
         else:
             for i in order:
                 await self._read(readers[i], scan)
+                yield None
         if scan.refused:
             self._say_refused(scan.refused)
         if scan.has_learned:
@@ -206,7 +209,7 @@ class Scanner:
         self.has_answer = self.has_answer or bool(scan.working)
         self._stats.scans_failed_total += scan.failed > 0
         # Only now: a clock that is set while a scan lasts must not tear it apart.
-        return Frame.concatenate(scan.frames).shifted(self._clock.offset_ns)
+        yield Frame.concatenate(scan.frames).shifted(self._clock.offset_ns)
 
     async def _read_together(self, readers: Sequence[BlockReader], scan: _Scan) -> None:
         """Read several at once: one of each unit id first, the others when that has answered.
@@ -281,8 +284,9 @@ class Scanner:
                 if is_last or not isinstance(error, ConnectionClosed):
                     raise
             else:
-                self._answered_s = self._clock.monotonic_s()
-                return block, (began_ns + self._clock.monotonic_ns()) // 2
+                ended_ns = self._clock.monotonic_ns()
+                self._answered_s, self.busy_ns = ended_ns / 1e9, self.busy_ns + ended_ns - began_ns
+                return block, (began_ns + ended_ns) // 2
 
     async def _pause(self) -> None:
         """Give the device the time between two requests that its settings ask for."""

@@ -1,25 +1,28 @@
 """Modbus source: scan classes on a monotonic schedule over one connection.
 
-Slots are at start + k x period. What cannot be done in its slot is left out and counted, never
-done late or twice in a row. `gateway.sources.modbus.scan` does a scan and says what went wrong;
-here is when. When nothing answers any more the session is over, and supervision takes it from
-there; what was learned of the device stays.
+Slots are at start + offset + k x period. What cannot be done in its slot is left out and counted,
+never done late or twice in a row. `gateway.sources.modbus.scan` does a scan and says what went
+wrong; here is when. When nothing answers any more the session is over, and supervision takes it
+from there; what was learned of the device stays.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+import logging
+import zlib
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
 from gateway.asset import tag_facts
 from gateway.errors import ConfigError, SourceUnavailable
-from gateway.frame import Arrival, IdArray
+from gateway.frame import Arrival, Frame, IdArray
 from gateway.sources import SourceContext, SourceStats
 from gateway.sources.modbus.config import ModbusSettings, RegisterRow
+from gateway.sources.modbus.plan import ScanPlan
 from gateway.sources.modbus.rows import load_register_map
 from gateway.sources.modbus.scan import Device, Scanner
 from gateway.sources.modbus.wire import Query
@@ -27,6 +30,10 @@ from gateway.tag import Tag
 
 __all__ = ["ModbusSource", "Slots", "build"]
 
+log = logging.getLogger(__name__)
+
+# Enough to spread the first scans of a hundred devices; nobody misses the time.
+OFFSET_MAX_S = 0.25
 
 T = TypeVar("T")
 
@@ -83,7 +90,11 @@ class ModbusSource:
         try:
             await scanner.connect()
             self._scanner = scanner
-            yield _Session(self, scanner)
+            session = _Session(self, scanner)
+            try:
+                yield session
+            finally:
+                await session.close()
         finally:
             self._scanner = None
             await scanner.close()
@@ -104,43 +115,111 @@ class ModbusSource:
 
 
 class _Session:
+    """The scans of one connection, each at its own rate.
+
+    Between two requests of a scan one of a faster class that is due goes first, so that a fast
+    class on a slow line waits for a request of the others, not for a whole scan.
+    """
+
     is_proven = False  # many devices accept a connection and answer nothing
 
     def __init__(self, source: ModbusSource, scanner: Scanner) -> None:
+        self._name = source.name
         self._stats = source.stats
         self._clock = source.context.clock
         self._has_room = source.context.has_room
         self._scanner = scanner
-        now_ns = self._clock.monotonic_ns()
+        self._began_ns = now_ns = self._clock.monotonic_ns()
+        # Sorted by rate: the first that is due goes first.
         self._slots = [
-            Slots(plan.scan_class, plan.period_s, now_ns) for plan in source.device.plans
+            Slots(plan.scan_class, plan.period_s, now_ns + _offset_ns(source.name, plan))
+            for plan in sorted(source.device.plans, key=lambda plan: plan.period_s)
         ]
+        self._under_way: list[_UnderWay] = []  # the last one is at work, the others wait for it
+        self._late: dict[str, int] = {}  # by scan class that is late: slots missed in this episode
 
     async def read(self) -> Arrival:
-        """The next scan that is due.
+        """The next scan that is whole.
 
         A frame proves that the peer works: until there was any answer, none is given.
         """
         while True:
-            scan_class = await self._wait()
-            began_ns = self._clock.monotonic_ns()
-            frame = await self._scanner.scan(scan_class)
-            self._stats.scan_ms_last = (self._clock.monotonic_ns() - began_ns) / 1e6
+            slots = self._next_due() if self._under_way else await self._wait()
+            if slots is not None:
+                self._begin(slots)
+                continue
+            now = self._under_way[-1]
+            frame = await anext(now.steps)
+            if frame is None:
+                continue
+            self._under_way.pop()
+            await now.steps.aclose()
+            ended_ns = self._clock.monotonic_ns()
+            self._stats.scan_ms_last = (ended_ns - now.began_ns) / 1e6
+            self._stats.busy_share = self._scanner.busy_ns / max(1, ended_ns - self._began_ns)
             if self._scanner.has_answer:
                 self._stats.scans_total += 1
                 self._stats.samples_total += len(frame)
                 return Arrival(frame)
 
-    async def _wait(self) -> str:
-        """Until a scan class is due, and there is room for what it will give."""
-        while True:
-            slots = min(self._slots, key=lambda each: each.due_ns)
-            wait_ns = slots.due_ns - self._clock.monotonic_ns()
-            if wait_ns > 0:
-                await asyncio.sleep(wait_ns / 1e9)
-            missed, late_ns = slots.take(self._clock.monotonic_ns())
-            self._stats.scan_overruns_total += missed
-            self._stats.lateness_ms_last = late_ns / 1e6
-            if self._has_room():
-                return slots.scan_class
-            self._stats.scan_overruns_total += 1
+    async def close(self) -> None:
+        """End the scans under way."""
+        for scan in self._under_way:
+            await scan.steps.aclose()
+
+    def _next_due(self) -> Slots | None:
+        """A class that goes before the scan at work; None: that goes on."""
+        now_ns, at_work = self._clock.monotonic_ns(), self._under_way[-1].slots
+        for slots in self._slots:
+            if slots.period_ns >= at_work.period_ns:
+                return None
+            if slots.due_ns <= now_ns and all(each.slots is not slots for each in self._under_way):
+                return slots
+        return None
+
+    def _begin(self, slots: Slots) -> None:
+        """Start the scan of a slot that is due, unless the pipeline has no room for it."""
+        missed, late_ns = slots.take(self._clock.monotonic_ns())
+        has_room = self._has_room()
+        self._stats.scan_overruns_total += missed + (not has_room)
+        self._stats.lateness_ms_last = late_ns / 1e6
+        self._say_late(slots.scan_class, missed)
+        if has_room:
+            steps = self._scanner.scan(slots.scan_class)
+            self._under_way.append(_UnderWay(slots, steps, self._clock.monotonic_ns()))
+
+    def _say_late(self, scan_class: str, missed: int) -> None:
+        """Once when a class no longer keeps its rate, and once when it does again."""
+        before = self._late.get(scan_class, 0)
+        if missed:
+            self._late[scan_class] = before + missed
+            if not before:
+                log.warning("modbus.overrun source=%s class=%s", self._name, scan_class)
+        elif before:
+            del self._late[scan_class]
+            log.info("modbus.on_time source=%s class=%s missed=%d", self._name, scan_class, before)
+
+    async def _wait(self) -> Slots:
+        """Until a scan class is due."""
+        slots = min(self._slots, key=lambda each: each.due_ns)
+        wait_ns = slots.due_ns - self._clock.monotonic_ns()
+        if wait_ns > 0:
+            await asyncio.sleep(wait_ns / 1e9)
+        return slots
+
+
+class _UnderWay(NamedTuple):
+    """A scan that has begun."""
+
+    slots: Slots
+    steps: AsyncGenerator[Frame | None, None]
+    began_ns: int
+
+
+def _offset_ns(source: str, plan: ScanPlan) -> int:
+    """When a class begins, so that not all of a plant's devices are asked in the same instant.
+
+    The same after each restart, and soon: nobody waits an hour for the first value of an hour.
+    """
+    share = zlib.crc32(f"{source} {plan.scan_class}".encode()) / 2**32
+    return round(share * min(plan.period_s, OFFSET_MAX_S) * 1e9)

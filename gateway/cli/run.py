@@ -69,6 +69,15 @@ async def _serve(config: Any) -> None:
             api = api_of(gateway, http)
             host, port = await opened.enter_async_context(serve(status, http, api))
             log.info("gateway.page url=http://%s:%d/", host, port)
+        offers = config.settings.gateway.modbus_server
+        if offers.listen:
+            from gateway.ops.offers import serve_offers
+
+            offering = serve_offers(
+                offers, config.directory, gateway.table, gateway.turns.latest, gateway.clock
+            )
+            offer_port, _ = await opened.enter_async_context(offering)
+            log.info("gateway.modbus_server port=%d", offer_port)
         # What start-up made lives as long as the process; the collector need not look at it again.
         gc.collect()
         gc.freeze()

@@ -27,7 +27,14 @@ from gateway.sources.mqtt.config import MqttSettings
 from gateway.spool.config import SpoolSettings
 from gateway.stages.config import AggregateSettings
 
-__all__ = ["AnySink", "GatewaySettings", "HttpSettings", "Sluicegate", "SourceSettings"]
+__all__ = [
+    "AnySink",
+    "GatewaySettings",
+    "HttpSettings",
+    "ModbusServerSettings",
+    "Sluicegate",
+    "SourceSettings",
+]
 
 SourceSettings = Annotated[
     ModbusTcpSettings | ModbusRtuSettings | MqttSettings, Field(discriminator="type")
@@ -44,6 +51,19 @@ AnySink = Annotated[
     | KafkaSettings,
     Field(discriminator="type"),
 ]
+
+
+def check_listen(listen: str) -> str:
+    """An IP address and a port; ValueError says what would be right."""
+    host, colon, port = listen.rpartition(":")
+    try:
+        ip_address(host.strip("[]"))
+        good = bool(colon) and 0 <= int(port) <= 65535
+    except ValueError:
+        good = False
+    if not good:
+        raise ValueError('write an IP address and a port, such as "127.0.0.1:8080"')
+    return listen
 
 
 class HttpSettings(Settings):
@@ -63,15 +83,27 @@ class HttpSettings(Settings):
     @field_validator("listen")
     @classmethod
     def _address_and_port(cls, listen: str) -> str:
-        host, colon, port = listen.rpartition(":")
-        try:
-            ip_address(host.strip("[]"))
-            good = bool(colon) and 0 <= int(port) <= 65535
-        except ValueError:
-            good = False
-        if not good:
-            raise ValueError('write an IP address and a port, such as "127.0.0.1:8080"')
-        return listen
+        return check_listen(listen)
+
+
+class ModbusServerSettings(Settings):
+    """Tags offered to a PLC or an HMI over Modbus TCP, to read."""
+
+    listen: str = Field(default="", description='address:port, such as "0.0.0.0:1502"; "" = not')
+    map: str = Field(
+        default="offers.csv",
+        description="CSV file of tag, address, data_type, byte_order, scale; beside this one",
+    )
+    stale_after: Seconds = Field(default=60.0, gt=0, description="an older value is a bad one")
+    bad: Literal["exception", "sentinel"] = Field(
+        default="exception",
+        description="a bad tag answers exception 4, or NaN and the type's own end",
+    )
+
+    @field_validator("listen")
+    @classmethod
+    def _address_and_port(cls, listen: str) -> str:
+        return check_listen(listen) if listen else listen
 
 
 class ClockSettings(Settings):
@@ -117,6 +149,9 @@ class GatewaySettings(Settings):
     )
     http: HttpSettings = Field(
         default=HttpSettings(), description="the gateway's own page, /healthz and /metrics"
+    )
+    modbus_server: ModbusServerSettings = Field(
+        default=ModbusServerSettings(), description="tags offered to a PLC or an HMI"
     )
     spool: SpoolSettings = Field(
         default=SpoolSettings(), description="how much is kept on disk, and how durably"

@@ -1,0 +1,74 @@
+"""Tags offered over Modbus: other makers' clients read them, and nobody writes."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from pathlib import Path
+
+import pytest
+from pymodbus.client import AsyncModbusTcpClient
+
+from gateway.config.schema import ModbusServerSettings
+from gateway.errors import ConfigError
+from gateway.ops.offers import load_offers, serve_offers
+from tests.ops.fake_view import FakeView
+
+MAP = """tag,address,data_type,byte_order,scale
+pump-1.pressure,0,float32,CDAB,
+pump-1.speed,4,uint16,,0.5
+pump-1.running,3,bool,,
+"""
+
+
+@pytest.mark.parametrize("bad", ["exception", "sentinel"])
+async def test_a_client_of_another_maker_reads_what_is_offered(
+    view: FakeView, tmp_path: Path, bad: str
+) -> None:
+    (tmp_path / "offers.csv").write_text(MAP, encoding="utf-8")
+    settings = ModbusServerSettings.model_validate({"listen": "127.0.0.1:0", "bad": bad})
+    view.sample({"pump-1.pressure": 4.25, "pump-1.speed": 1480, "pump-1.running": 1})
+    serving = serve_offers(settings, tmp_path, view.table, view.latest, view.clock)
+    async with serving as (port, stats):
+        client = AsyncModbusTcpClient("127.0.0.1", port=port, timeout=10)
+        await client.connect()
+        read = await client.read_input_registers(0, count=5)
+        kind = client.DATATYPE
+        assert client.convert_from_registers(read.registers[:2], kind.FLOAT32, "little") == 4.25
+        assert read.registers[2:] == [0, 0, 2960]
+        assert (await client.read_coils(3, count=1)).bits[0] is True
+        assert (await client.read_holding_registers(5, count=1)).exception_code == 2
+        assert (await client.write_register(4, 1)).exception_code == 1
+        view.clock.advance(61)
+        read = await client.read_input_registers(4, count=1)
+        if bad == "exception":
+            assert read.exception_code == 4
+        else:
+            assert read.registers == [65535]
+        client.close()
+        assert stats.requests_total == 5
+
+
+@pytest.mark.skipif(not shutil.which("mbpoll"), reason="mbpoll is not installed")
+async def test_mbpoll_reads_what_is_offered(view: FakeView, tmp_path: Path) -> None:
+    (tmp_path / "offers.csv").write_text(MAP, encoding="utf-8")
+    settings = ModbusServerSettings(listen="127.0.0.1:0")
+    view.sample({"pump-1.speed": 1480})
+    serving = serve_offers(settings, tmp_path, view.table, view.latest, view.clock)
+    async with serving as (port, _):
+        mbpoll = await asyncio.create_subprocess_exec(
+            *("mbpoll", "-m", "tcp", "-p", str(port), "-r", "5", "-1", "-o", "10", "127.0.0.1"),
+            stdout=asyncio.subprocess.PIPE,
+        )
+        out, _ = await mbpoll.communicate()
+    assert "2960" in out.decode()
+
+
+def test_a_map_with_mistakes_names_each_row(tmp_path: Path) -> None:
+    path = tmp_path / "offers.csv"
+    rows = "a,x,,,\n,1,,,\na,1,strange,,\nb,2,,XYZ,\nc,3,,,0\nd,10,,,\ne,11,,,\n"
+    path.write_text("tag,address,data_type,byte_order,scale\n" + rows, encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        load_offers(path)
+    places = [problem.place for problem in caught.value.problems]
+    assert places == ["row 2", "row 3", "row 4", "row 5", "row 6", "row 8"]

@@ -82,7 +82,7 @@ class Api:
         """`token` is read anew for each command, so that it can be changed without a restart."""
         self._token = token
         self._audit = audit
-        self._clock = clock
+        self.clock = clock
         self._commands: dict[str, _Command] = {}
         self._failed: OrderedDict[str, tuple[int, float]] = OrderedDict()  # count, when last
         self.stats = ApiStats()
@@ -131,7 +131,7 @@ class Api:
 
     def _log_in(self, header: str, peer: str) -> None:
         """Raise Refusal for all but the token."""
-        now_s = self._clock.monotonic_s()
+        now_s = self.clock.monotonic_s()
         count, last_s = self._failed.get(peer, (0, 0.0))
         if now_s - last_s >= LOGIN_WAIT_S:
             count = 0

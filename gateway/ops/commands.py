@@ -60,6 +60,10 @@ def api_of(gateway: Gateway, settings: HttpSettings) -> Api | None:
     }
     _add_wire_log(api, wire_logs)
     _add_writes(api, gateway)
+    if gateway.engine is not None:
+        from gateway.ops.event_commands import add_event_commands  # noqa: PLC0415 - as the engine
+
+        add_event_commands(api, gateway.engine)
     return api
 
 

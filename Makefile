@@ -32,8 +32,10 @@ coverage: packages $(VENV)/test.stamp  ## branches of spool and sinks that the t
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report
 
-soak: packages $(VENV)/test.stamp  ## ten minutes of a plant, then 20 kills, counted in a real database
+soak: packages $(VENV)/test.stamp  ## a plant and kills counted in a database; a million worlds (hours)
 	$(BIN)/python -m bench.soak
+	SLUICEGATE_WORLDS=1000000 SLUICEGATE_WRECKS=100000 SLUICEGATE_KILLS=1000 SLUICEGATE_IMAGES=100 \
+		$(BIN)/python -m pytest tests/faults --timeout 14400
 
 fuzz: $(VENV)/test.stamp  ## ten million executions of codecs and readers, guided by coverage (FUZZ_RUNS)
 	$(BIN)/python -m tests.fuzz --runs $(FUZZ_RUNS)

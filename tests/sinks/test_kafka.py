@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 
-from gateway.errors import SinkParked, SinkUnavailable
+from gateway.errors import SinkParked, SinkTooLarge, SinkUnavailable
 from gateway.frame import Frame
 from gateway.sinks.config import KafkaSettings
 from gateway.sinks.kafka import KafkaSink, build
@@ -128,3 +128,30 @@ async def test_without_its_library_the_sink_parks_and_says_what_to_install(
     async with sink.session():
         with pytest.raises(SinkParked, match=r"sluicegate\[kafka\]"):
             await sink.write(frame_of(0, 1))
+
+
+async def test_more_than_the_client_holds_at_once_is_sent_in_less(brokers: str) -> None:
+    table = TagTable()
+    for number in range(40):
+        table.add(make_tag(f"pump-{number}.flow"))
+    facts = {"type": "kafka", "name": "works", "brokers": brokers, "topic": "plant"}
+    few = {"queue.buffering.max.messages": "5", "linger.ms": "1000"}
+    sink = build(KafkaSettings.model_validate(facts | {"librdkafka": few}), table)
+    rows = [(1000.0, tag_id, float(tag_id)) for tag_id in range(40)]
+    async with sink.session():
+        with pytest.raises(SinkTooLarge):
+            await sink.write(make_frame(rows))
+        receipt = await sink.write(make_frame(rows[:3]))
+    assert receipt.accepted == range(3)
+
+
+async def test_a_login_and_a_ca_are_handed_to_the_library(
+    brokers: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Brokers of the mock cluster know no login: what is sent is what the settings say."""
+    monkeypatch.setenv("KAFKA_PASSWORD", "open sesame")
+    more = {"username": "gw", "password": "env:KAFKA_PASSWORD", "tls": True, "tls_ca": "/ca.pem"}
+    facts = sink_to(brokers, **more)._facts()
+    assert (facts["sasl.username"], facts["sasl.password"]) == ("gw", "open sesame")
+    assert (facts["security.protocol"], facts["ssl.ca.location"]) == ("SASL_SSL", "/ca.pem")
+    assert sink_to(brokers)._facts()["security.protocol"] == "PLAINTEXT"

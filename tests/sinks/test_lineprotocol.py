@@ -250,3 +250,17 @@ def test_what_an_independent_parser_reads_is_what_went_in(
     frame = Frame.of(t_ns, ids, np.array(column), 0, exact)
     (point,) = points(table, frame)
     assert point == (measurement, labels, {**fields, "quality": 0}, t_ns)
+
+
+def test_a_value_of_another_kind_than_its_tag_is_refused_and_its_neighbours_are_not(
+    table: TagTable,
+) -> None:
+    for name, kind in (("i", DataType.INT64), ("f", DataType.FLOAT64), ("b", DataType.BOOL)):
+        table.add(make_tag(f"p1.{name}", data_type=kind))
+    frame = make_frame([(1.0, 0, 1.0), (2.0, 1, 1.0), (3.0, 1, 1.0), (4.0, 2, 1.0), (5.0, 2, 1.0)])
+    exact = {0: "text", 1: "text", 2: 2**60, 3: 2**60}
+    frame = Frame(frame.t_ns, frame.tag_ids, frame.values, frame.quality, exact)
+    encoded = LineEncoder(table).encode(frame)
+    assert sorted(encoded.refused) == [0, 1, 3]
+    assert any(b"f=1.152921504606847e+18," in point for point in encoded.points)
+    assert any(b"b=" in point and b"5000000000" in point for point in encoded.points)

@@ -89,3 +89,29 @@ async def test_an_integer_for_a_field_of_floats_is_stored_as_one_not_refused(
     assert series["values"][0][1] == 21
     # The next process knows it before the first request.
     assert FieldTypes(tmp_path / "field-types" / "db.json").of(table[0]) is DataType.FLOAT64
+
+
+def test_types_that_cannot_be_saved_cost_no_sink(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "field-types").write_text("a file where the folder should be")
+    types = FieldTypes(tmp_path / "field-types" / "db.json")
+    types.settle([make_tag("p1.flow")])
+    types.save()
+    assert "sink.field_types_not_saved" in caplog.text
+    FieldTypes().save()  # without a file there is nothing to save
+
+
+def test_words_that_no_server_says_are_not_learned() -> None:
+    types = FieldTypes()
+    assert not types.learn("pump", "flow", "complex")
+    assert types.learn("pump", "flow", "float")
+    assert not types.learn("pump", "flow", "float")
+
+
+def test_names_that_no_rule_is_for_stay_and_a_table_may_grow(table: TagTable) -> None:
+    seen = Renamed(table, RenameSettings(fields={"x*": "y*"}), "db")
+    assert len(seen) == 0
+    table.add(make_tag("p1.flow"))
+    assert len(seen) == 1
+    assert seen[0].field == "flow"

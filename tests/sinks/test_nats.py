@@ -195,3 +195,19 @@ async def test_without_its_library_the_sink_parks_and_says_what_to_install(
     async with sink.session():
         with pytest.raises(SinkParked, match=r"sluicegate\[nats\]"):
             await sink.write(frame_of(0, 1))
+
+
+async def test_a_token_lets_in_and_another_one_parks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running(Nats(tmp_path / "nats", lines='authorization { token: "s3cret" }\n')) as server:
+        async with client_of(server, token="s3cret") as stream:
+            await stream.add_stream(StreamConfig(name="plant", subjects=["plant.*"]))
+        monkeypatch.setenv("NATS_TOKEN", "wrong")
+        sink = sink_to(server.url, token="env:NATS_TOKEN")
+        async with sink.session():
+            with pytest.raises(SinkParked, match=r"(?i)authorization"):
+                await sink.write(frame_of(0, 1))
+            monkeypatch.setenv("NATS_TOKEN", "s3cret")
+            await sink.write(frame_of(0, 1))
+        assert await contents(server, token="s3cret") == {"plant.pump": [0]}

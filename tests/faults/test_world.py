@@ -11,7 +11,7 @@ from tests.faults.world import run_seeds
 SEEDS = int(os.environ.get("SLUICEGATE_WORLDS", "20000"))
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(900 + SEEDS // 50)
 def test_in_every_world_what_was_acknowledged_is_delivered_once_or_counted() -> None:
     failures = run_seeds(0, SEEDS, processes=2)
     assert not failures, f"{len(failures)} of {SEEDS} worlds:\n" + "\n".join(failures[:3])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import re
 from collections import Counter
@@ -114,15 +115,19 @@ def test_nested_stats_become_names_and_labels(view: FakeView) -> None:
 
 def test_the_process_is_measured(view: FakeView) -> None:
     _, before = parse(exposition(view))
-    ballast = bytearray(os.urandom(2**20) * 30)
+    # Pages that nobody has had: what the process has freed would serve for a bytearray.
+    ballast = mmap.mmap(-1, 30 * 2**20)
+    ballast.write(os.urandom(2**20) * 30)
     descriptors = [os.open("/dev/null", os.O_RDONLY) for _ in range(5)]
     try:
         _, after = parse(exposition(view))
     finally:
         for descriptor in descriptors:
             os.close(descriptor)
+        size = len(ballast)
+        ballast.close()
     rss, fds = "process_resident_memory_bytes", "process_open_fds"
-    assert after[rss, ()] - before[rss, ()] > len(ballast) * 0.8
+    assert after[rss, ()] - before[rss, ()] > size * 0.8
     assert after[fds, ()] - before[fds, ()] == 5
     assert after["process_cpu_seconds_total", ()] >= before["process_cpu_seconds_total", ()] > 0
 

@@ -45,6 +45,9 @@ def line_main(argv: Sequence[str]) -> int:
         help="a unit id for each pump, or one for a server (default each; shared when"
         " --tags-per-server is given)",
     )
+    parser.add_argument(
+        "--steady", action="store_true", help="the fillers never stop; minutes are a history then"
+    )
     parser.add_argument("--scan-period", default="1s", help="in the configuration (default 1s)")
     parser.add_argument("--slow-period", default="10s", help="of what seldom changes (default 10s)")
     args = parser.parse_args(argv)
@@ -57,6 +60,7 @@ def line_main(argv: Sequence[str]) -> int:
         host=args.host,
         port=args.port,
         speed=args.speed,
+        steady=args.steady,
     )
     return _run(_line(settings, args))
 

@@ -61,6 +61,7 @@ class LineSettings:
     host: str = "127.0.0.1"
     port: int = 0  # of the first server, the next ones follow; 0 = free ones
     speed: float = 1.0  # plant seconds a second; 0 stands still
+    steady: bool = False  # no stops and change-overs
     step_s: float = 0.2  # plant time
 
     @property
@@ -211,6 +212,7 @@ class Line:
             settings.seed,
             step_s=settings.step_s,
             devices=devices,
+            steady=settings.steady,
         )
         self.plcs = [Plc(self, index) for index in range(settings.servers)]
         self._advance(1)

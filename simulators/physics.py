@@ -126,7 +126,13 @@ class Pumps:
     """`assets` pumps, `step_s` seconds of plant time a step."""
 
     def __init__(
-        self, assets: int, seed: int, *, step_s: float = 0.2, devices: Sequence[str] = ()
+        self,
+        assets: int,
+        seed: int,
+        *,
+        step_s: float = 0.2,
+        devices: Sequence[str] = (),
+        steady: bool = False,
     ) -> None:
         self.names = tuple(f"pump-{k + 1}" for k in range(assets))
         self.step_s = step_s
@@ -134,7 +140,7 @@ class Pumps:
         self.board = _fault_board(self.names, devices)
         self._left = {name: decay(step_s, tau_s) for name, tau_s in _TAUS.items()}
         self._build = _build(seed, assets)
-        self._rhythm = Rhythm(seed, assets)
+        self._rhythm = Rhythm(seed, assets, steady=steady)
         self._random = RandomRows(seed, assets, 2 * len(FEATURES) + 4)
         plant = np.random.default_rng([seed, 0, 3])
         self._day_start_s = plant.uniform(0, 86400)

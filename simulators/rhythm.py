@@ -25,9 +25,12 @@ _RECIPES = (
 
 
 class Rhythm:
-    """What each filler asks for: batches, micro-stops, idle change-overs."""
+    """What each filler asks for: batches, micro-stops, idle change-overs.
 
-    def __init__(self, seed: int, assets: int) -> None:
+    `steady` fillers never stop: each fills its first batch for ever.
+    """
+
+    def __init__(self, seed: int, assets: int, *, steady: bool = False) -> None:
         self._generators = [np.random.default_rng([seed, asset, 1]) for asset in range(assets)]
         self._recipes = [_RECIPES[0]] * assets
         self._is_batch = np.zeros(assets, np.bool_)
@@ -37,6 +40,8 @@ class Rhythm:
         self.litres = np.ones(assets)
         for asset, generator in enumerate(self._generators):
             self._batch(asset, 0.0, generator)
+        if steady:
+            self._until_s[:] = np.inf
 
     def advance(self, now_s: float) -> None:
         for asset in np.flatnonzero(self._until_s <= now_s).tolist():

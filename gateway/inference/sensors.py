@@ -7,7 +7,8 @@
     out of range  outside the tag's plausible range; or further from the healthy range than
                   RANGE_SPANS times its width, while every other input of the asset is near its own
     jumping       back and forth by more than JUMP_STEPS of the largest healthy step and more than
-                  the healthy range is wide, while the other inputs are not
+                  the healthy range is wide, out of that range and into it again, while the other
+                  inputs do not (a worn bearing shakes more wildly, too, but never as of old)
     frozen, flat  the very same value, or no noise, for longer than FLAT_RUNS of the longest
                   healthy run (and not for features that stand still for minutes in good health)
 
@@ -86,6 +87,7 @@ class SensorWatch:
         limit = FLAT_RUNS * flat + FLAT_TICKS_MIN
         self._flat_after = np.where(is_known & (limit <= FLAT_TICKS_MAX), limit, np.inf)
         jump = np.maximum(JUMP_STEPS * step, span)
+        self._low, self._high = low, high
         self._jump = np.where(is_known & (step > 0), jump, np.inf)
         self._far_low = np.where(is_known & (span > 0), low - RANGE_SPANS * span, -np.inf)
         self._far_high = np.where(is_known & (span > 0), high + RANGE_SPANS * span, np.inf)
@@ -171,7 +173,7 @@ class SensorWatch:
         self._had_holes = fresh is not None
         np.copyto(self._moved, tick, where=moved)
         if jumped.any():
-            self._note_jumps(tick, values - self._before, jumped)
+            self._note_jumps(tick, self._before, values, jumped)
         np.copyto(self._before, values)
 
     def _catch_up(self) -> None:
@@ -180,15 +182,15 @@ class SensorWatch:
         if not count:
             return
         values, ticks = self._kept[:count], self._kept_ticks[:count]
-        steps = np.diff(values, axis=0, prepend=self._before[np.newaxis])
-        change = np.abs(steps)
+        before = np.concatenate([self._before[np.newaxis], values[:-1]])
+        change = np.abs(values - before)
         moved = change > self._still
         newest = ticks[count - 1 - np.argmax(moved[::-1], axis=0)]
         np.copyto(self._moved, newest, where=moved.any(axis=0))
         jumped = change > self._jump
         if jumped.any():
             for i in np.flatnonzero(jumped.any(axis=(1, 2))).tolist():
-                self._note_jumps(int(ticks[i]), steps[i], jumped[i])
+                self._note_jumps(int(ticks[i]), before[i], values[i], jumped[i])
         self._change = change[-1]
         np.copyto(self._before, values[-1])
 
@@ -249,12 +251,19 @@ class SensorWatch:
             if fault
         )
 
-    def _note_jumps(self, tick: int, steps: FloatArray, jumped: BoolArray) -> None:
+    def _note_jumps(
+        self, tick: int, before: FloatArray, values: FloatArray, jumped: BoolArray
+    ) -> None:
+        steps = values - before
+        jumped = jumped & (self._is_healthy(before) | self._is_healthy(values))
         for slot, feature in zip(*(axis.tolist() for axis in np.nonzero(jumped)), strict=True):
             by = float(steps[slot, feature])
             jumps = self._jumps.setdefault((slot, feature), [])
             jumps.append((tick, by))
             del jumps[: -self._window]
+
+    def _is_healthy(self, values: FloatArray) -> BoolArray:
+        return (values >= self._low) & (values <= self._high)
 
     def _find_jumping(self, tick: int, found: ByteArray) -> None:
         """Inputs that went there and back within a window, but for those of a whole asset."""

@@ -120,6 +120,14 @@ def test_an_input_that_jumps_back_and_forth_is_told_and_a_step_is_not() -> None:
     assert not any("1.1" in wrong for wrong in found)
 
 
+def test_an_input_that_shakes_wildly_far_from_its_healthy_range_is_left_to_the_model() -> None:
+    values = assets(300)
+    wild = np.random.default_rng(5).normal(0, 12, 200)
+    values[100:, 0, 0] += np.linspace(0, 60, 200) + np.linspace(0, 1, 200) * wild
+    found = watch(values)
+    assert not any("0.0" in wrong for wrong in found[200:])
+
+
 def test_a_whole_asset_that_jumps_is_the_machine_s_doing() -> None:
     values = assets(200)
     values[100:103, 0] += 80

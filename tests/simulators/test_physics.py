@@ -139,6 +139,14 @@ def test_a_stuck_sensor_repeats_itself_and_the_pump_does_not_notice() -> None:
     assert not others.any()
 
 
+def test_a_steady_line_never_stops() -> None:
+    steady = column(Pumps(ASSETS, SEED, step_s=1.0, steady=True).run(3600), "speed")
+    usual = column(Pumps(ASSETS, SEED, step_s=1.0).run(3600), "speed")
+    assert steady[60:].min() > 1900
+    assert usual[60:].min() == 0
+    assert np.array_equal(steady[60:140], usual[60:140])
+
+
 def test_a_slow_ramp_is_slow() -> None:
     pumps, twin = Pumps(1, SEED, step_s=1.0), Pumps(1, SEED, step_s=1.0)
     pumps.board.start(Fault(name="bearing_wear", asset="pump-1", ramp_s=86400), 0)

@@ -32,7 +32,8 @@ OF_A_BEARING = {"vibration", "bearing_temperature", "motor_current", "motor_temp
 def fast_plant(tmp_path: Path) -> Iterator[Plant]:
     folder = str(tmp_path / "gateway")
     arguments = ["simulate", "line", "--servers", "2", "--seed", "7", "--write-config", folder]
-    arguments += ["--speed", str(SPEED), "--scan-period", SCAN, "--slow-period", SCAN]
+    # A filler that stops for the first time after the history would be an event of its own.
+    arguments += ["--steady", "--speed", str(SPEED), "--scan-period", SCAN, "--slow-period", SCAN]
     with sluicegate("line", arguments, tmp_path) as process:
         yield Plant(process, tmp_path)
 

@@ -1,16 +1,35 @@
-"""Records of pumps as arrays: the same physics as the line, as fast as it computes.
+"""Records of pumps and of bays as arrays: the physics of the plants, as fast as it computes.
 
 A hundred pumps cost little more than one, so ask for many at once.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
+
+from simulators.climate import BAY_FAULTS, BAY_TAGS, Bays
 from simulators.faults import Fault, FloatArray
 from simulators.physics import FEATURES, PUMP_FAULTS, Pumps
 
-__all__ = ["FEATURES", "PUMP_FAULTS", "STEP_S", "healthy", "record", "with_fault"]
+__all__ = [
+    "BAY_FAULTS",
+    "BAY_FEATURES",
+    "BAY_STEP_S",
+    "FEATURES",
+    "PUMP_FAULTS",
+    "STEP_S",
+    "bays",
+    "healthy",
+    "record",
+    "with_fault",
+    "write_recording",
+]
 
-STEP_S = 1.0  # the sample period of every record
+STEP_S = 1.0  # the sample period of every record of pumps
+BAY_STEP_S = 10.0  # and of bays: a greenhouse is slow
+BAY_FEATURES = (*BAY_TAGS, "valve_open")
 
 
 def healthy(seed: int, seconds: float, assets: int = 1) -> FloatArray:
@@ -56,3 +75,36 @@ def record(
         seed, seconds, fault=fault, start_s=start_s, severity=severity, ramp_s=ramp_s
     )
     return found[:, 0]
+
+
+def bays(
+    seed: int, seconds: float, assets: int = 1, *, fault: str = "", start_s: float = 0.0
+) -> FloatArray:
+    """(time, bay, feature) of greenhouse bays, healthy or all with a fault from `start_s` on.
+
+    A row every BAY_STEP_S; features as BAY_FEATURES.
+    """
+    house = Bays(assets, seed, step_s=BAY_STEP_S)
+    for bay in house.names if fault else ():
+        house.board.start(Fault(name=fault, asset=bay, after_s=start_s), 0.0)
+    rows = []
+    for _ in range(round(seconds / BAY_STEP_S)):
+        values = house.step()
+        rows.append(np.column_stack([values, house.is_watered]))
+    return np.array(rows)
+
+
+def write_recording(
+    path: Path,
+    assets: dict[str, FloatArray],
+    features: tuple[str, ...],
+    *,
+    start_s: int,
+    step_s: float = STEP_S,
+) -> None:
+    """A wide CSV: `time` in seconds, then `<asset>.<feature>` for each; rows as of `healthy`."""
+    names = [f"{asset}.{feature}" for asset in assets for feature in features]
+    with path.open("w") as file:
+        file.write(",".join(["time", *names]) + "\n")
+        for i, row in enumerate(np.concatenate(list(assets.values()), axis=1)):
+            file.write(f"{start_s + i * step_s:.0f},{','.join(f'{v:.6g}' for v in row)}\n")

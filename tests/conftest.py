@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
+# As every command has it, and before numpy is imported: two workers with a pool each stand in
+# each other's way.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 
 from gateway.clock import ManualClock

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -53,6 +54,11 @@ def command_line() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; its exit code."""
     options = command_line().parse_args(arguments)
+    # Before numpy is imported. Our matrices are small; the threads of a pool only wait for each
+    # other, on cores that the gateway's scans need (a fit beside another one took five times as
+    # long with them), and hold memory.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     try:
         code: int = options.run(options)
     except (ConfigError, RecordingInvalid) as error:

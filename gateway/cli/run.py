@@ -6,7 +6,6 @@ import argparse
 import asyncio
 import gc
 import logging
-import os
 import signal
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -29,9 +28,6 @@ def add_parser(subparsers: Any) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    # One thread works; BLAS pools would only hold memory. Before numpy is imported.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
     import uvloop
 
     from gateway.config.load import load

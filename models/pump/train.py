@@ -1,178 +1,192 @@
 """Fit, judge and write the pump bundle, by `python models/pump/train.py`.
 
-Three sets of pumps, no pump in two of them: some to fit, some to set the limits by, some to judge
-on. All are simulated (simulators/training.py), healthy ones through idle phases and changes of
-set point; no fault is seen before the judging, which runs the written bundle with the gateway's
-own event rule. The same program gives the same bytes, and writes CARD.md with what it measured.
+The bundle is made as a user's own is: what `sluicegate models fit` calls, with its defaults, on
+healthy pumps. Then the gateway's engine judges it on pumps that were not fitted, as it would in
+service: healthy ones for false alarms, and one of each fault for delay and blame. All are simulated
+(simulators/training.py) and rounded as the line's registers round them. CARD.md says what came out.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import numpy.typing as npt
-from fitting import FEATURES, fit, set_limits
-from graph import Detector, export
 
-from gateway.inference.bundle import Bundle, load_bundle
-from gateway.inference.events import AnomalyEvent, EventRule, Watch
-from simulators.training import healthy, with_fault
+from gateway.frame import Frame
+from gateway.inference.config import ModelSettings
+from gateway.inference.engine import Engine
+from gateway.inference.events import AnomalyEvent, SensorEvent
+from gateway.inference.fit import FitSettings, Fitted, Recording, fit
+from gateway.inference.fit.bundling import Facts, healthy_facts, write_bundle
+from gateway.inference.records import Records
+from gateway.tag import Tag, TagTable
+from simulators.registers import PUMP_TAGS
+from simulators.training import FEATURES, healthy, with_fault
 
 HERE = Path(__file__).parent
-VERSION = "1.0.0"
-WINDOW, HOP = 30, 3  # samples, at 1 Hz
-UNITS = ("rpm", "m3/h", "bar", "bar", "A", "degC", "degC", "mm/s", "%", "%")
-RULE = EventRule(open_after=2, close_after=3, close_below=0.9)  # [[model]]'s defaults
+VERSION = "2.0.0"
+DATE = "2026-11-26"
+FALSE_ALARMS_PER_DAY = 1 / 7
 
-# Seed, pumps and hours of each set.
-FIT = (1000, 32, 12)
-LIMIT = (2000, 16, 24)
+# Seed, pumps and hours of each set; no pump is in two of them.
+FIT = (1000, 16, 12)
 JUDGE = (3000, 16, 24)
 FAULTY = (4000, 10, 2)
 FAULTS = ("bearing_wear", "cavitation", "closing_valve", "stuck_sensor", "drifting_sensor")
 FAULT_AFTER_S = 3600
-# Above the worst score of the limit pumps: what one more pump, or one more day, may add to it.
-MARGIN = 1.2
 
-Windows = npt.NDArray[np.float32]
+SECOND = 10**9
+START_S = 1_767_225_600
+STEPS = {tag.tag: tag.scale for tag in PUMP_TAGS if "int" in tag.data_type}
+UNITS = {tag.tag: tag.eng_unit for tag in PUMP_TAGS}
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Healthy:
-    """A healthy pump, judged: its worst score, and the false alarms."""
-
-    score_max: float
-    events: int
+Samples = npt.NDArray[np.float64]  # (time, asset, feature)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Faulty:
-    """A pump with a fault, judged: seconds from the fault's start to its event, None for never."""
-
-    delay_s: float | None
-    top: str
-
-
-def windows_of(samples: npt.NDArray[np.float64], hop: int) -> Windows:
-    """(rows, WINDOW, features): windows that end at every hop-th sample."""
-    found = np.lib.stride_tricks.sliding_window_view(samples.astype(np.float32), WINDOW, axis=0)
-    return found[::hop].transpose(0, 2, 1)
+def as_registers(samples: Samples) -> Samples:
+    """What a Modbus register leaves of a value: its scale is the smallest step."""
+    steps = np.array([STEPS.get(name, 0.0) for name in FEATURES])
+    coarse = steps > 0
+    rounded = samples.copy()
+    rounded[..., coarse] = np.round(samples[..., coarse] / steps[coarse]) * steps[coarse]
+    return rounded
 
 
-def train() -> tuple[Detector, float]:
-    """The detector and the score that alarms."""
-    # Neighbouring windows say the same: every 11th to fit by, every 3rd, as in service, to limit.
-    fitted = fit(np.concatenate([windows_of(samples, 11) for samples in calm(FIT)]))
-    limiting = [windows_of(samples, HOP) for samples in calm(LIMIT)]
-    detector = set_limits(fitted, limiting)
-    return detector, MARGIN * max(float(detector.score(rows).max()) for rows in limiting)
-
-
-def calm(which: tuple[int, int, int]) -> Iterator[npt.NDArray[np.float64]]:
-    """(time, feature) of each healthy pump of a set."""
-    seed, pumps, hours = which
-    samples = healthy(seed, hours * 3600, pumps)
-    return (samples[:, pump] for pump in range(pumps))
-
-
-def broken(
-    which: tuple[int, int, int], fault: str, start_s: float
-) -> Iterator[npt.NDArray[np.float64]]:
-    """The same of pumps that all have one fault."""
-    seed, pumps, hours = which
-    samples = with_fault(seed, hours * 3600, pumps, fault=fault, start_s=start_s)
-    return (samples[:, pump] for pump in range(pumps))
-
-
-def score(bundle: Bundle, windows: Windows) -> tuple[Windows, Windows]:
-    """Scores over the threshold, and contributions, by the bundle itself."""
-    scores, contributions = [], []
-    for start in range(0, len(windows), 1024):
-        rows = windows[start : start + 1024]
-        bundle.runner.reserve(len(rows), WINDOW, len(FEATURES))
-        bundle.runner.windows[: len(rows)] = rows
-        found, shares = bundle.runner.run()
-        scores.append(found[: len(rows)] / bundle.manifest.threshold)
-        contributions.append(shares[: len(rows)].copy())
-    return np.concatenate(scores), np.concatenate(contributions)
-
-
-def alarms(scores: Windows, contributions: Windows) -> list[AnomalyEvent]:
-    """Opening records of the events; times are seconds of the record, in nanoseconds."""
-    watch = Watch(RULE, "pump", "")
-    found = []
-    for row, value in enumerate(scores):
-        was_open = watch.is_open
-        top = FEATURES[int(np.argmax(contributions[row]))]
-        event = watch.step((WINDOW - 1 + row * HOP) * 10**9, float(value), lambda top=top: top)
-        if event is not None and event.is_open and not was_open:
-            found.append(event)
-    return found
-
-
-def judge_healthy(bundle: Bundle) -> list[Healthy]:
-    found = []
-    for samples in calm(JUDGE):
-        scores, shares = score(bundle, windows_of(samples, HOP))
-        found.append(Healthy(score_max=float(scores.max()), events=len(alarms(scores, shares))))
-    return found
-
-
-def judge_fault(bundle: Bundle, fault: str) -> list[Faulty]:
-    found = []
-    for samples in broken(FAULTY, fault, FAULT_AFTER_S):
-        opened = [
-            event
-            for event in alarms(*score(bundle, windows_of(samples, HOP)))
-            if event.end_ns / 1e9 >= FAULT_AFTER_S
-        ]
-        delay_s = opened[0].end_ns / 1e9 - FAULT_AFTER_S if opened else None
-        found.append(Faulty(delay_s=delay_s, top=opened[0].top if opened else ""))
-    return found
-
-
-def write_bundle(folder: Path, detector: Detector, threshold: float) -> Bundle:
-    """model.onnx and bundle.toml, with two golden windows: a healthy one and a worn bearing."""
-    model = export(detector, producer="models/pump/train.py").SerializeToString()
-    (folder / "model.onnx").write_bytes(model)
-    one = (FAULTY[0], 1, 1)
-    well = windows_of(next(calm(one)), 1)[1800]
-    worn = windows_of(next(broken(one, "bearing_wear", 0.0)), 1)[1800]
-    lines = [
-        "# Written by train.py; docs/formats/bundle.md says what each line means.",
-        "format = 1",
-        'name = "pump"',
-        f'version = "{VERSION}"',
-        'asset_class = "pump"',
-        'sample_period = "1s"',
-        f"window = {WINDOW}",
-        f"hop = {HOP}",
-        f"threshold = {threshold:.4f}",
-        "min_valid_fraction = 0.8",
-        f'sha256 = "{hashlib.sha256(model).hexdigest()}"',
-        "",
-        "[provenance]",
-        'trained_by = "models/pump/train.py"',
-        'data = "simulated pumps, healthy only (simulators/training.py)"',
-        f'fitted_by = "{_set(FIT)}"',
-        f'limited_by = "{_set(LIMIT)}"',
-        'date = "2026-11-24"',
-        "",
+def learn() -> tuple[Fitted, Facts]:
+    seed, pumps, hours = FIT
+    samples = as_registers(healthy(seed, hours * 3600, pumps))
+    recordings = [
+        Recording(
+            asset=f"pump-{pump}",
+            fields=FEATURES,
+            eng_units=tuple(UNITS[name] for name in FEATURES),
+            period_s=1.0,
+            t_ns=(START_S + np.arange(len(samples))) * SECOND,
+            values=samples[:, pump],
+            usable=np.ones(samples[:, pump].shape, np.bool_),
+        )
+        for pump in range(pumps)
     ]
-    for field, eng_unit in zip(FEATURES, UNITS, strict=True):
-        lines += ["[[feature]]", f'field = "{field}"', f'eng_unit = "{eng_unit}"', ""]
-    for window in (well, worn):
-        rows = [f"    [{', '.join(repr(float(value)) for value in row)}]," for row in window]
-        golden = float(detector.score(window[np.newaxis])[0])
-        lines += ["[[golden]]", f"score = {golden:.6g}", "window = [", *rows, "]", ""]
-    (folder / "bundle.toml").write_text("\n".join(lines))
-    return load_bundle(folder)
+    fitted = fit(recordings, FitSettings(false_alarms_per_day=FALSE_ALARMS_PER_DAY))
+    facts = Facts(
+        name="pump",
+        version=VERSION,
+        asset_class="pump",
+        healthy=healthy_facts(recordings, fitted),
+        provenance={
+            "fitted_by": "models/pump/train.py",
+            "data": f"simulated pumps, healthy only: {_set(FIT)}",
+            "detectors": ", ".join(one.name for one in fitted.detectors if one.used),
+            "false_alarms": fitted.calibration.in_words,
+            "date": DATE,
+        },
+    )
+    return fitted, facts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watched:
+    """What the engine said of some pumps; events once each, as they opened."""
+
+    anomalies: list[AnomalyEvent]
+    sensors: list[SensorEvent]
+    score_max: float
+
+
+def watch(bundle: Path, samples: Samples, *, lost: float = 0.0) -> Watched:
+    """The gateway's engine on pumps at 1 Hz; a share of the scans is lost, pump by pump."""
+    table = TagTable()
+    seconds, pumps, _ = samples.shape
+    for pump in range(pumps):
+        for name in FEATURES:
+            table.add(
+                Tag(
+                    name=f"pump-{pump}.{name}",
+                    asset=f"pump-{pump}",
+                    asset_class="pump",
+                    field=name,
+                    measurement="pump",
+                    eng_unit=UNITS[name],
+                )
+            )
+    ids = np.arange(pumps * len(FEATURES), dtype=np.int32).reshape(pumps, len(FEATURES))
+    came = np.random.default_rng(1).random((seconds, pumps)) >= lost
+    records = Records(table)
+    anomalies: dict[tuple[str, int], AnomalyEvent] = {}
+    sensors: dict[tuple[str, int], SensorEvent] = {}
+    score_max = 0.0
+    with Engine([ModelSettings(name="pump", bundle=bundle)], table, Path()) as engine:
+        for second, row in enumerate(as_registers(samples)):
+            now_ns = (START_S + second) * SECOND + SECOND // 2
+            there = came[second]
+            scan = Frame.of(now_ns, ids[there].ravel(), row[there].ravel())
+            scores, events = engine.apply(scan, now_ns)
+            score_max = max(score_max, float(np.nanmax(scores.values, initial=0.0)))
+            for anomaly in records.every_event(events):
+                anomalies.setdefault((anomaly.asset, anomaly.start_ns), anomaly)
+            for sensor in records.sensor_events(events):
+                sensors.setdefault((sensor.asset, sensor.start_ns), sensor)
+    return Watched(
+        anomalies=list(anomalies.values()), sensors=list(sensors.values()), score_max=score_max
+    )
+
+
+def card(bundle: Path, fitted: Fitted) -> str:
+    """The model card: judge, and tell."""
+    seed, pumps, hours = JUDGE
+    calm = watch(bundle, healthy(seed, hours * 3600, pumps))
+    days = pumps * hours / 24
+    events = len(calm.anomalies)
+    # Rule of three: with no event in n days the rate is below 3/n with 95 % confidence.
+    bound = (events + 3 * (events + 1) ** 0.5) / days
+    rows = []
+    seed, pumps, hours = FAULTY
+    for number, fault in enumerate(FAULTS):
+        samples = with_fault(seed + number, hours * 3600, pumps, fault=fault, start_s=FAULT_AFTER_S)
+        told = watch(bundle, samples)
+        rows.append(f"| {fault} | {_found(told.anomalies)} | {_found(told.sensors)} |")
+    size = sum((bundle / name).stat().st_size for name in ("model.onnx", "bundle.toml"))
+    return CARD.format(
+        version=VERSION,
+        bytes=size,
+        fit=_set(FIT),
+        in_words=fitted.calibration.in_words,
+        judge=_set(JUDGE),
+        faulty=_set(FAULTY),
+        events=events,
+        sensors=len(calm.sensors),
+        worst=calm.score_max,
+        bound=bound,
+        rows="\n".join(rows),
+        window=fitted.window,
+        hop=fitted.hop,
+        open_after=fitted.open_after,
+    )
+
+
+def _found(events: Sequence[AnomalyEvent | SensorEvent]) -> str:
+    """The first event of each pump after the fault began."""
+    begins_ns = (START_S + FAULT_AFTER_S) * SECOND
+    first: dict[str, AnomalyEvent | SensorEvent] = {}
+    for event in sorted(events, key=lambda one: one.end_ns):
+        if event.end_ns >= begins_ns:
+            first.setdefault(event.asset, event)
+    if not first:
+        return "-"
+    delays = [(event.end_ns - begins_ns) / SECOND for event in first.values()]
+    tops = Counter(
+        event.top.split(",")[0] if isinstance(event, AnomalyEvent) else event.faults
+        for event in first.values()
+    )
+    why = ", ".join(top or "all a little" for top, _ in tops.most_common(3))
+    return f"{len(first)} of {FAULTY[1]}, {median(delays):.0f} s ({max(delays):.0f} s): {why}"
 
 
 def _set(which: tuple[int, int, int]) -> str:
@@ -184,75 +198,46 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, default=HERE, help="where the bundle is written")
     args = parser.parse_args()
-    args.folder.mkdir(parents=True, exist_ok=True)
-    bundle = write_bundle(args.folder, *train())
-    calm_pumps = judge_healthy(bundle)
-    faulty = {fault: judge_fault(bundle, fault) for fault in FAULTS}
-    size = sum((args.folder / name).stat().st_size for name in ("model.onnx", "bundle.toml"))
-    (args.folder / "CARD.md").write_text(card(bundle, size, calm_pumps, faulty))
+    fitted, facts = learn()
+    with TemporaryDirectory() as name:
+        made = Path(name) / "pump"
+        write_bundle(made, fitted, facts)
+        args.folder.mkdir(parents=True, exist_ok=True)
+        for file in made.iterdir():
+            (args.folder / file.name).write_bytes(file.read_bytes())
+    (args.folder / "CARD.md").write_text(card(args.folder, fitted))
     print((args.folder / "CARD.md").read_text())
-
-
-def card(
-    bundle: Bundle, size: int, calm_pumps: list[Healthy], faulty: dict[str, list[Faulty]]
-) -> str:
-    """The model card, with what was measured."""
-    hours = JUDGE[1] * JUDGE[2]
-    events = sum(pump.events for pump in calm_pumps)
-    worst = max(pump.score_max for pump in calm_pumps)
-    # Rule of three: with no event in n days the rate is below 3/n with 95 % confidence.
-    bound = (events + 3 * (events + 1) ** 0.5) / (hours / 24)
-    rows = []
-    for fault, found in faulty.items():
-        delays = sorted(pump.delay_s for pump in found if pump.delay_s is not None)
-        tops = sorted({pump.top for pump in found if pump.top})
-        shown = f"{median(delays):.0f} s | {max(delays):.0f} s" if delays else "- | -"
-        rows.append(f"| {fault} | {len(delays)} of {len(found)} | {shown} | {', '.join(tops)} |")
-    return CARD.format(
-        version=bundle.manifest.version,
-        bytes=size,
-        fit=_set(FIT),
-        limit=_set(LIMIT),
-        judge=_set(JUDGE),
-        faulty=_set(FAULTY),
-        hours=hours,
-        events=events,
-        worst=worst,
-        bound=bound,
-        rows="\n".join(rows),
-        window=WINDOW,
-        hop=HOP,
-    )
 
 
 CARD = """# Model card: pump {version}
 
-Written by `models/pump/train.py`, with what it measured; the same program gives the same bytes.
+Written by `models/pump/train.py`, with what it measured.
 
-**What it does.** Watches one pump by ten signals at 1 Hz. From the last {window} seconds it works
-out what flow, pressure, current, temperatures and vibration should be at this speed, valve
-position and level, and how much they should wobble; the score is how far they are from that, and
-1 alarms. A score comes every {hop} s; two in a row open an event (the defaults of `[[model]]`).
+**What it does.** Watches one pump by ten signals at 1 Hz: levels, what each signal should be when
+the others are as they are, and how much it shakes. It was fitted as `sluicegate models fit` fits
+any asset, with its defaults; [docs/detectors.md](../../docs/detectors.md) tells how. It looks at
+the last {window} s, scores every {hop} s, and {open_after} scores over 1 in a row open an event.
 The graph is one ONNX file with everything in it, {bytes} bytes with `bundle.toml`.
 
-**What it was made from.** Simulated pumps only, healthy only: {fit} to fit, {limit} to set the
-limits. It has never seen a real pump. Use it to try the gateway; for a real pump fit a model on
-that pump.
+**What it was made from.** Simulated pumps only, healthy only: {fit}. It has never seen a
+real pump. Use it to try the gateway; for a real pump fit a model on that pump. Its false alarms:
+{in_words}.
 
-**Healthy pumps it had not seen** ({judge}; {hours} pump hours, through idle phases and changes of
-set point): {events} false alarms; the highest score was {worst:.2f}. So with 95 % confidence fewer
-than {bound:.2f} false alarms a pump and day, for pumps like these.
+**Healthy pumps it had not seen** ({judge}, through idle phases and changes of set point):
+{events} false alarms, {sensors} sensors doubted; the highest score was {worst:.2f}. So with 95 %
+confidence fewer than {bound:.2f} false alarms a pump and day, for pumps like these.
 
-**Faults it had not seen** ({faulty}; the fault begins after an hour, at the demo's severity):
+**Faults it had not seen** ({faulty} and following; the fault begins after an hour, at the demo's
+severity). How many were told, the median delay (the longest), and what was named first:
 
-| fault | found | delay, median | longest | because of |
-|---|---|---|---|---|
+| fault | as an anomaly of the machine | as a sensor that is not believed |
+|---|---|---|
 {rows}
 
 **What it cannot see.** A slow drift that stays within what was seen in fitting; anything while
 the pump stands still and its signals agree with that; a sensor that sticks at a plausible value
-while the pump runs steadily; the difference between a broken sensor and a broken pump. A fault
-that grows over weeks is found once it is as large as the limits, not earlier.
+while nothing moves. A sensor that drifts within minutes looks like a machine that changes, and is
+told as one. A fault that grows over weeks is found once it is as large as the limits, not earlier.
 """
 
 

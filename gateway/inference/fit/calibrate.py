@@ -17,12 +17,16 @@ from gateway.inference.events import EventRule, Watch
 from gateway.inference.fit.fitted import Calibration
 from gateway.inference.fit.tails import credibility, return_level
 
-__all__ = ["alarms", "judged", "scale_of_scores", "states"]
+__all__ = ["alarms", "judged", "scale_of_alarms", "scale_of_scores", "states"]
 
 CONFIDENCE = 0.9
 # Never calibrated below this: a machine that was calm all along may have been so by chance.
 SCALE_MIN = 1.0
 BLOCKS_MIN = 8
+# Alarms in held-back history that say more about the rate than the tail does.
+ALARMS_MIN = 8
+# Each halving is worth a percent or less by then.
+_HALVINGS = 12
 
 
 def scale_of_scores(
@@ -39,6 +43,29 @@ def scale_of_scores(
     seen = float(return_level(joined[:, np.newaxis], per_block)[0])
     weight = credibility(len(joined))
     return max(SCALE_MIN, 1 - weight + weight * seen)
+
+
+def scale_of_alarms(
+    scores: Sequence[FloatArray], rule: EventRule, *, wanted_per_day: float, step_s: float
+) -> float:
+    """What scores are to be divided by, so that held-back history alarms as often as was asked.
+
+    Tails are fitted to blocks as if what happens in one said nothing about the next. A machine
+    that does something rare twice a day, and strangely each time, alarms more often than that;
+    where enough alarms were counted to know, the count decides. Never below 1.
+    """
+    wanted = wanted_per_day * sum(map(len, scores)) * step_s / 86400
+    count = sum(alarms(part, rule) for part in scores)
+    if count < ALARMS_MIN or _poisson_low(count, (1 - CONFIDENCE) / 2) <= wanted:
+        return 1.0
+    low, high = 1.0, max(float(part.max(initial=1.0)) for part in scores) * (1 + 1e-6)
+    for _ in range(_HALVINGS):
+        middle = math.sqrt(low * high)
+        if sum(alarms(part / middle, rule) for part in scores) <= wanted:
+            high = middle
+        else:
+            low = middle
+    return high
 
 
 def judged(

@@ -23,7 +23,7 @@ from gateway.errors import SluicegateError
 from gateway.frame import BoolArray, FloatArray
 from gateway.inference.events import EventRule
 from gateway.inference.fit import detector as parts
-from gateway.inference.fit.calibrate import judged, scale_of_scores
+from gateway.inference.fit.calibrate import judged, scale_of_alarms, scale_of_scores
 from gateway.inference.fit.clean import Stretch, clean, stretches_where
 from gateway.inference.fit.detector import CONTRIBUTIONS, INPUT, SCORE, Kind, export
 from gateway.inference.fit.fitted import (
@@ -333,21 +333,21 @@ def _calibrated(learned: Learned, spans: Spans, hop: int) -> tuple[Learned, Cali
         kind: scale_of_scores(parts, rule, block=block, per_block=per_block)
         for kind, parts in split.items()
     }
-    scales = []
-    for scale in learned.detector.scales:
-        by_answer = np.array([by[kind] for kind in scale.kinds])
-        low, high = scale.limit_low * by_answer, scale.limit_high * by_answer
-        scales.append(replace(scale, limit_low=low, limit_high=high))
     scores = [
         np.maximum.reduce([parts[k] / by[kind] for kind, parts in split.items()])
         for k in range(len(learned.counts))
     ]
-    calibration = judged(
-        scores,
-        rule,
-        wanted_per_day=spans.false_alarms_per_day,
-        step_s=apart * spans.period_s,
-    )
+    counted = {
+        "wanted_per_day": spans.false_alarms_per_day,
+        "step_s": apart * spans.period_s,
+    }
+    of_all = scale_of_alarms(scores, rule, **counted)
+    scales = []
+    for scale in learned.detector.scales:
+        by_answer = of_all * np.array([by[kind] for kind in scale.kinds])
+        low, high = scale.limit_low * by_answer, scale.limit_high * by_answer
+        scales.append(replace(scale, limit_low=low, limit_high=high))
+    calibration = judged([part / of_all for part in scores], rule, **counted)
     detector = replace(learned.detector, scales=tuple(scales))
     return replace(learned, detector=detector), calibration
 

@@ -23,8 +23,10 @@ PERIOD_S = 1.0
 class Broadcast:
     """Server-sent events (HTML Living Standard, 9.2), made once and given to all."""
 
-    def __init__(self, view: GatewayView, period_s: float = PERIOD_S) -> None:
-        self._snapshots = Snapshots(view)
+    def __init__(
+        self, view: GatewayView, period_s: float = PERIOD_S, *, takes_commands: bool = False
+    ) -> None:
+        self._snapshots = Snapshots(view, takes_commands=takes_commands)
         self._period_s = period_s
         self._whole: bytes | None = None  # kept for the clients that come within one period
         self._next: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()

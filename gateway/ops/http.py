@@ -64,6 +64,7 @@ _STATIC = {
     "/assets.js": ("assets.js", "text/javascript"),
     "/format.js": ("format.js", "text/javascript"),
     "/history.js": ("history.js", "text/javascript"),
+    "/operate.js": ("operate.js", "text/javascript"),
 }
 _HEADERS = {
     "Content-Security-Policy": (
@@ -103,7 +104,7 @@ async def serve(
     """
     host, _, port = settings.listen.rpartition(":")
     host = host.strip("[]")
-    async with Broadcast(view) as broadcast:
+    async with Broadcast(view, takes_commands=api is not None) as broadcast:
         server = _Server(view, broadcast, _Hosts(host), api)
         try:
             listener = await asyncio.get_running_loop().create_server(server, host, int(port))

@@ -31,8 +31,9 @@ TEXT_CHARS_MAX = 64  # of a string tag's value
 class Snapshots:
     """The page's data, for one gateway."""
 
-    def __init__(self, view: GatewayView) -> None:
+    def __init__(self, view: GatewayView, *, takes_commands: bool = False) -> None:
         self._view = view
+        self._takes_commands = takes_commands
         self._tags_laid_out = -1
         self._ids: IdArray = np.empty(0, np.int32)
         self._places: dict[int, int] = {}  # tag id -> its place in the layout
@@ -56,7 +57,12 @@ class Snapshots:
         raw_total = sum(tag.lane is Lane.RAW for tag in table)
         return _json(
             {
-                "gateway": {"name": view.name, "site": view.site, "version": view.version},
+                "gateway": {
+                    "name": view.name,
+                    "site": view.site,
+                    "version": view.version,
+                    "takes_commands": self._takes_commands,
+                },
                 "tags": [
                     {
                         "asset": text_of(tag.asset),

@@ -6,6 +6,7 @@ import asyncio
 import math
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +14,13 @@ from playwright.async_api import Browser, Locator, Page, async_playwright, expec
 
 from gateway.config.schema import HttpSettings
 from gateway.frame import Frame
+from gateway.inference.engine import Engine
+from gateway.inference.events import AnomalyEvent
+from gateway.ops.api import Api
+from gateway.ops.event_commands import add_event_commands
 from gateway.ops.http import serve
+from gateway.settings import Secret
+from gateway.tag import TagTable
 from tests.ops.fake_view import FakeEvent, FakeView
 
 ARGUMENTS = [
@@ -127,6 +134,62 @@ async def test_an_anomaly_is_seen_on_its_card_in_the_list_and_above(opened: Open
     view.score_of["pump-2"] = math.nan
     await expect(opened.page.locator("article.card .pill")).to_have_text("unknown")
     await expect(opened.page.locator("#events")).to_have_text("No anomaly so far.")
+
+
+def an_event(view: FakeView) -> FakeEvent:
+    now_ns = view.clock.utc_ns()
+    return FakeEvent(
+        model="health", asset="pump-2", start_ns=now_ns - 9 * 10**9, end_ns=now_ns,
+        is_open=True, peak=1.75, top="vibration",
+    )  # fmt: skip
+
+
+async def test_an_operator_answers_an_event_with_the_token(
+    view: FakeView, browser: Browser, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TOKEN_OF_TEST", "a-token-of-sixteen-signs")
+    engine = Engine([], TagTable(), tmp_path, directory=tmp_path)
+    event = an_event(view)
+    engine.recent_events.append(
+        AnomalyEvent(
+            model=event.model, asset=event.asset, start_ns=event.start_ns, end_ns=event.end_ns,
+            is_open=True, peak=event.peak, score_last=1.5, top=event.top,
+        )
+    )  # fmt: skip
+    api = Api(Secret("env:TOKEN_OF_TEST"), view.clock)
+    add_event_commands(api, engine)
+    view.event_list = [event]
+    async with serve(view, HttpSettings(listen="127.0.0.1:0"), api) as (_, port):
+        page = await browser.new_page()
+        await page.goto(f"http://127.0.0.1:{port}/")
+        await page.locator("#events .answer").click()
+        dialog = page.locator("dialog.operate")
+        note, token = dialog.locator(".note"), dialog.get_by_label("The gateway's token")
+        await dialog.get_by_role("button", name="It was normal").click()
+        await expect(note).to_have_text("Give the gateway's token first.")
+        await token.fill("wrong")
+        await dialog.get_by_role("button", name="It was normal").click()
+        await expect(note).to_have_text("That is not the gateway's token.")
+        await token.fill("a-token-of-sixteen-signs")
+        await dialog.get_by_label("In your words").fill("cleaning")
+        await dialog.get_by_role("button", name="It was normal").click()
+        await expect(note).to_have_text("It was normal: done.")
+        await expect(token).to_be_hidden()
+        await dialog.get_by_role("button", name="Snooze").click()
+        await expect(note).to_contain_text("Snooze for 8 hours: done.")
+        await page.close()
+    said = engine.notes.of_event(event.model, event.asset, event.start_ns)
+    assert said is not None
+    assert (said.verdict, said.words) == ("normal", "cleaning")
+    assert engine.notes.state_of(event.model, event.asset, view.clock.utc_ns()) == "snoozed"
+
+
+async def test_without_a_token_the_page_says_where_to_answer(opened: Opened) -> None:
+    opened.view.event_list = [an_event(opened.view)]
+    await opened.page.locator("#events .answer").click()
+    dialog = opened.page.locator("dialog.operate")
+    await expect(dialog).to_contain_text("sluicegate events")
+    await expect(dialog.locator(".actions button")).to_have_count(0)
 
 
 async def test_troubles_are_named(opened: Opened) -> None:

@@ -36,7 +36,12 @@ def snapshots(view: FakeView) -> Snapshots:
 def test_a_whole_has_the_layout_the_rings_and_a_tick(view: FakeView, snapshots: Snapshots) -> None:
     view.sample({"pump-1.pressure": 5.25})
     whole = strict(snapshots.whole())
-    assert whole["gateway"] == {"name": "line-1", "site": "bottling", "version": "0.1.0"}
+    assert whole["gateway"] == {
+        "name": "line-1",
+        "site": "bottling",
+        "version": "0.1.0",
+        "takes_commands": False,
+    }
     assert whole["tags"][0] == {
         "asset": "pump-1",
         "class": "pump",

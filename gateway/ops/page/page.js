@@ -1,6 +1,7 @@
 // The page: one event stream in, the document out.
 
 import * as assets from "./assets.js";
+import * as operate from "./operate.js";
 import {
   bytes, clock, draw, duration, grouped, make, mark, ms, put, sparkline, when,
 } from "./format.js";
@@ -215,14 +216,64 @@ function showEvents(tick) {
       make("span", "peak", `peak ${peak(event).toFixed(2)}`),
       make("span", "top", (top || event.model) + (event.sensor ? `; sensor: ${event.sensor}` : "") + (event.said ? ` (${event.said})` : "")),
       make("span", "when", `${when(event.start_ms, tick.t_ms)}, ${event.open ? "for " : ""}${lasting(event)}`),
+      pressed(make("button", "answer", "Answer"), () => operate.open(answersTo(event))),
     );
     node.addEventListener("click", () => choose("all", event.asset));
     return node;
   }));
 }
 
+// A list is drawn anew each second, so a click that begins on one node may end on another.
+function pressed(button, act) {
+  button.type = "button";
+  button.addEventListener("pointerdown", act);
+  button.addEventListener("click", (event) => {
+    event.stopPropagation();
+    if (event.detail === 0) act(); // by the keyboard
+  });
+  return button;
+}
+
+function answersTo(event) {
+  const { asset, model: name, start_ms } = event;
+  const seen = (label, verdict) => ({
+    label, command: "events/acknowledge", body: { asset, model: name, start_ms, verdict }, says: true,
+  });
+  const span = (label, command, seconds) => ({ label, command, body: { asset, seconds }, says: true });
+  return {
+    title: `${asset}: ${event.severity} anomaly`,
+    facts: [
+      `${name} scored ${event.peak.toFixed(2)} at most, where 1 alarms.`,
+      event.deviation && `Because of ${event.deviation}.`,
+      event.sensor && `Sensors: ${event.sensor}.`,
+      event.said && `Said so far: ${event.said}.`,
+    ],
+    may: model.whole.gateway.takes_commands,
+    actions: [
+      seen("Seen", ""), seen("It was normal", "normal"), seen("It was a fault", "fault"),
+      span("Snooze for 8 hours", "events/snooze", "8h"),
+      span("Maintenance for 2 hours", "events/maintenance", "2h"),
+    ],
+  };
+}
+
+function answersToBundle(known) {
+  const action = (label, what) => ({ label, command: "models", body: { model: known.name, do: what } });
+  return {
+    title: `${known.name} ${known.version}`,
+    facts: [
+      known.shadow_version && `${known.shadow_version} runs beside it. ${known.shadow_error || "By its rule it may take over."}`,
+      known.standby_version && `${known.standby_version} stands by, and may be gone back to at once.`,
+    ],
+    may: model.whole.gateway.takes_commands,
+    actions: known.shadow_version
+      ? [action(`Promote ${known.shadow_version}`, "promote"), action("End the shadow", "end_shadow")]
+      : [action(`Go back to ${known.standby_version}`, "roll_back")],
+  };
+}
+
 // An entry of a panel: a name, a state, a few numbers, and what went wrong last.
-function entry({ name, state, word, facts, error }) {
+function entry({ name, state, word, facts, error, answers }) {
   const node = make("div", "entry");
   const head = make("div", "head");
   const pill = make("span", "pill small", word);
@@ -240,6 +291,7 @@ function entry({ name, state, word, facts, error }) {
   }
   node.append(head, list);
   if (error) node.append(make("p", "error", error));
+  if (answers) node.append(pressed(make("button", "answer", "Decide"), () => operate.open(answers())));
   return node;
 }
 
@@ -278,6 +330,7 @@ function showPanels(tick) {
     word: !model.active ? (model.state || "not running") : model.refits_due ? "refit due" : "active",
     error: model.active ? "" : model.error_last,
     facts: modelFacts(model),
+    answers: (model.shadow_version || model.standby_version) && (() => answersToBundle(model)),
   })), "No model is configured.");
   showLanes(tick.spool);
 }

@@ -49,10 +49,11 @@ class Line:
                 )
         self.engine = Engine([ModelSettings(name="bench", bundle=folder)], self.table, Path())
         ids = np.arange(assets * len(manifest.features), dtype=np.int32)
-        self.frames = [
-            Frame.of(0, ids, np.tile(np.array(row, np.float64), assets))
-            for row in manifest.golden[0].window
-        ]
+        window = np.array(manifest.golden[0].window, np.float64)
+        # Without its trend: a leap from its end to its start would be an event of every asset.
+        t = np.arange(len(window)) - (len(window) - 1) / 2
+        level = window - np.outer(t, t @ window / (t @ t))
+        self.frames = [Frame.of(0, ids, np.tile(row, assets)) for row in level]
         self.period_ns = manifest.period_ns
         self.hop = manifest.hop
         self.now_ns = START_NS

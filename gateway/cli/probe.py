@@ -14,12 +14,12 @@ import time
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
-from gateway.errors import DeviceRefused, SluicegateError, SourceLost, WireError
+from gateway.errors import DeviceRefused, SluicegateError, SourceError, SourceLost, WireError
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from gateway.sources.modbus.config import ModbusSettings
+    from gateway.sources.modbus.config import ModbusSettings, RegisterRow
     from gateway.sources.modbus.wire import Query
 
 __all__ = ["add_parser"]
@@ -44,6 +44,9 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--every", type=float, default=1.0, help="seconds between two looks")
     parser.add_argument("--pause", type=float, default=0.02, help="seconds after each request")
     parser.add_argument("--time", type=float, default=120.0, help="most seconds in all")
+    parser.add_argument(
+        "--sunspec", action="store_true", help="ask for SunSpec models, and print their map"
+    )
     parser.set_defaults(run=_run)
 
 
@@ -57,6 +60,8 @@ def _run(options: argparse.Namespace) -> int:
     if not 1 <= options.looks <= 1000 or not 0 <= options.every <= 3600 or options.pause < 0:
         raise SluicegateError("looks are 1 to 1000, every is 0 to 3600, pause is 0 or more")
     prober = _Prober(settings, options.pause, options.time)
+    if options.sunspec:
+        return asyncio.run(prober.run_sunspec(units))
     return asyncio.run(prober.run(units, addresses, options.looks, options.every))
 
 
@@ -105,6 +110,43 @@ class _Prober:
                 print("# the time is used up: there may be more; see --time, --units, --addresses")
         print(f"# {there} unit ids, {self._requests} requests")
         return 0 if there else 1
+
+    async def run_sunspec(self, units: list[int]) -> int:
+        """Print the register map of every SunSpec device; 0 if there is any."""
+        from gateway.sources.modbus.sunspec.profile import csv_text
+
+        found: list[RegisterRow] = []
+        async with self._opened:
+            await self._connect()
+            try:
+                for unit_id in units:
+                    found += await self._sunspec_unit(unit_id)
+            except _Spent:
+                print("# the time is used up: there may be more; see --time, --units")
+        print(f"# {len({row.unit_id for row in found})} unit ids, {self._requests} requests")
+        print(csv_text(found), end="")
+        return 0 if found else 1
+
+    async def _sunspec_unit(self, unit_id: int) -> list[RegisterRow]:
+        from gateway.sources.modbus.sunspec.discover import discover
+        from gateway.sources.modbus.wire import Request
+
+        async def read(address: int, quantity: int) -> bytes:
+            answer: bytes | None = await self._ask(Request(unit_id, 3, address, quantity))
+            if answer is None:
+                raise SourceLost("no answer")
+            return answer
+
+        try:
+            found = await discover(read)
+        except SourceError as error:
+            print(f"# unit {unit_id}: {error.message}")
+            return []
+        listed = ", ".join(f"{model.model_id} at {model.address}" for model in found.models)
+        print(f"# unit {unit_id}: marker at {found.base}, models {listed}")
+        for note in found.notes:
+            print(f"# unit {unit_id}: {note}")
+        return found.rows(f"unit-{unit_id}", unit_id)
 
     async def _ask(self, query: Query[Any]) -> Any:
         """The answer, or None for silence and nonsense; raises DeviceRefused."""

@@ -127,6 +127,12 @@ def _unprivileged_port() -> int:
 
 
 def _check_modbus(found: Findings, path: KeyPath, source: ModbusSettings) -> None:
+    if source.register_map is None and not source.profile:
+        mend = 'Add map = "press.csv", or profile = "sunspec" for a device that has one.'
+        found.problem((*path, "map"), "map is missing", mend)
+    if "sunspec" in source.model_fields_set and not source.profile:
+        mend = 'Add profile = "sunspec", or remove it.'
+        found.problem((*path, "sunspec"), "sunspec means nothing without its profile", mend)
     if isinstance(source, ModbusRtuSettings) and not Path(source.device).exists():
         what = f"device = {toml_text(source.device)} is not there now"
         found.warn((*path, "device"), what, "Plug the adapter in; until then nothing is read.")

@@ -16,7 +16,12 @@ from gateway.config.schema import GatewaySettings, Sluicegate
 from gateway.errors import Problem
 from gateway.inference.config import ModelSettings
 from gateway.settings import Seconds, Settings
-from gateway.sources.modbus.config import AddressRange, ModbusSettings, RegisterRow
+from gateway.sources.modbus.config import (
+    AddressRange,
+    ModbusSettings,
+    RegisterRow,
+    SunSpecSettings,
+)
 from gateway.sources.mqtt.config import MqttSettings
 from gateway.stages.config import AggregateSettings
 from gateway.tag import Tag
@@ -31,7 +36,9 @@ class MapReference(Settings):
 
     type: Literal["modbus-tcp", "modbus-rtu"]
     name: str = ""
-    register_map: Path = Field(alias="map")
+    register_map: Path | None = Field(default=None, alias="map")
+    profile: str = ""
+    sunspec: SunSpecSettings = SunSpecSettings()
     scan_classes: dict[str, Seconds] = Field(default={"default": 1.0})
     never_read: tuple[AddressRange, ...] = ()
 

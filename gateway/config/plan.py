@@ -272,7 +272,7 @@ def _source(config: Config, source: SourceSettings) -> SourcePlan:
         type=source.type,
         address=source.address,
         tags=len(tags),
-        may_grow=False,
+        may_grow=bool(source.profile),
         samples_per_s=sum(scan.samples_per_s for scan in scans),
         scans=scans,
         line_busy=_line_busy(config, source),
@@ -305,7 +305,7 @@ def _tag_rates(config: Config) -> dict[str, float]:
     for source in config.settings.sources:
         if isinstance(source, ModbusSettings):
             for row in config.register_maps[source.name]:
-                rates[f"{row.asset}.{row.tag}"] = 1 / source.scan_classes[row.scan_class]
+                rates[f"{row.asset}.{row.tag}"] = 1 / source.periods[row.scan_class]
     return rates
 
 

@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gateway.asset import Assets, AssetSettings, UnknownAsset, tag_facts
 from gateway.config.draft import Draft, Findings, MapReference
@@ -19,11 +20,14 @@ from gateway.config.reference import toml_text
 from gateway.errors import Problem
 from gateway.inference.config import ModelSettings
 from gateway.settings import matches_any
-from gateway.sources.modbus.config import ModbusRtuSettings, RegisterRow
+from gateway.sources.modbus.config import ModbusRtuSettings, ModbusSettings, RegisterRow
 from gateway.sources.mqtt.config import FieldSettings, MqttSettings, TopicSettings
 from gateway.stages.config import AggregateSettings
 from gateway.stages.windows import duration_text
 from gateway.tag import DataType, Tag
+
+if TYPE_CHECKING:
+    from gateway.sources.modbus.rows import RegisterMap
 
 __all__ = ["can_both_match", "check_tags", "is_covered"]
 
@@ -43,13 +47,10 @@ def check_tags(found: Findings, draft: Draft, base: Path) -> None:
     )
     before, assets_are_right = len(found.problems), _all_right(found, "asset", draft.asset)
     planner = _Planner(found, assets, judges_assets=assets_are_right)
-    for index, reference in draft.maps.items():
-        planner.add_map(("source", index), reference, base)
+    data_dir = base / gateway.data_dir if gateway else base
+    _plan_sources(planner, draft, base, data_dir)
     for index, source in draft.source.items():
-        if isinstance(source, MqttSettings):
-            for number, topic in enumerate(source.topics):
-                planner.add_topic(("source", index, "topic", number), source, topic)
-        elif isinstance(source, ModbusRtuSettings) and source.name in found.register_maps:
+        if isinstance(source, ModbusRtuSettings) and source.name in found.register_maps:
             _check_line(found, ("source", index), source, found.register_maps[source.name])
     sources_are_right = _all_right(found, "source", draft.source)
     if len(found.problems) > before or not sources_are_right or not assets_are_right:
@@ -63,6 +64,19 @@ def check_tags(found: Findings, draft: Draft, base: Path) -> None:
     for number, model in draft.model.items():
         _check_watched(found, ("model", number), model)
     _check_unused(found, draft.asset)
+
+
+def _plan_sources(planner: _Planner, draft: Draft, base: Path, data_dir: Path) -> None:
+    """Add the tags of all sources: maps first, since people wrote those."""
+    for index, reference in draft.maps.items():
+        if reference.register_map is not None:
+            planner.add_map(("source", index), reference, base / reference.register_map)
+    for index, source in draft.source.items():
+        if isinstance(source, MqttSettings):
+            for number, topic in enumerate(source.topics):
+                planner.add_topic(("source", index, "topic", number), source, topic)
+        elif source.profile:
+            planner.add_profile(("source", index), source, data_dir)
 
 
 def _check_line(
@@ -121,13 +135,14 @@ class _Planner:
         self._judges_assets = judges_assets
         self._home: dict[str, str] = {}  # tag name -> where it was defined first
 
-    def add_map(self, path: KeyPath, source: MapReference, base: Path) -> None:
+    def add_map(self, path: KeyPath, source: MapReference, file: Path) -> None:
         """The tags of a register map."""
-        from gateway.sources.modbus.plan import width_of  # noqa: PLC0415 - if it is used
-        from gateway.sources.modbus.rows import load_register_map  # noqa: PLC0415 - likewise
+        from gateway.sources.modbus.rows import load_register_map  # noqa: PLC0415 - if it is used
 
-        file = base / source.register_map
-        register_map = load_register_map(file, source.scan_classes)
+        classes = source.scan_classes
+        if source.profile:
+            classes = {"default": 1.0, "slow": 1.0} | classes
+        register_map = load_register_map(file, classes)
         self._found.problems += map(legible, register_map.problems)
         self._found.register_maps[source.name] = register_map.rows
         undeclared: dict[str, list[int]] = {}
@@ -149,15 +164,41 @@ class _Planner:
         for asset, numbers in undeclared.items():
             if self._judges_assets:
                 self._undeclared(file, asset, numbers)
-        for number, row in zip(register_map.numbers, register_map.rows, strict=True):
-            for never in source.never_read:
-                end = row.address + width_of(row)
-                if row.table is never.table and row.address <= never.last and end > never.first:
-                    what = f"the tag is in {never.table} {never.first}-{never.last} of never_read"
-                    mend = "Remove the row, or take its address out of never_read."
-                    self._row_problem(file, number, "address", what, mend)
-        if not register_map.problems:
+        self._check_never_read(source, register_map, file)
+        if not register_map.problems and not source.profile:
             self._check_scan_classes(path, source, register_map.rows)
+
+    def add_profile(self, path: KeyPath, source: ModbusSettings, data_dir: Path) -> None:
+        """The tags that a device had when it was asked the last time; others may come."""
+        from gateway.sources.modbus.sunspec.profile import Profile, file_of  # noqa: PLC0415 - likewise
+
+        where: KeyPath = (*path, "profile")
+        if source.sunspec.units:
+            where = (*path, "sunspec", "units")
+        for asset in source.units.values():
+            try:
+                self._assets.find(asset)
+            except UnknownAsset:
+                if self._judges_assets:
+                    what = f"asset {toml_text(asset)} is not declared"
+                    self._found.problem(where, what, self._declare(asset))
+                continue
+            self._found.open_names.append(f"{asset}.*")
+        profile = Profile(source, file_of(data_dir / "sources", source.name))
+        rows = []
+        for row in profile.rows:
+            try:
+                tag = self._assets.tag(row.asset, row.tag, source=source.name, **tag_facts(row))
+            except UnknownAsset:
+                continue
+            if not self._add(tag, f"what the device of {source.name} had"):
+                rows.append(row)
+        own = self._found.register_maps.get(source.name, ())
+        self._found.register_maps[source.name] = (*own, *rows)
+        for unit_id in profile.unknown:
+            what = f"unit id {unit_id} has not been asked yet: its tags are not known"
+            mend = "The first start asks it, and it is known from then on."
+            self._found.warn((*path, "profile"), what, mend)
 
     def add_topic(self, path: KeyPath, source: MqttSettings, topic: TopicSettings) -> None:
         """The tags of a topic, or patterns of their names where its messages decide."""
@@ -191,6 +232,19 @@ class _Planner:
             if there:
                 what = f"the tag {toml_text(tag.name)} is also in {there}"
                 self._found.problem(path, what, "Give one of them another asset or field name.")
+
+    def _check_never_read(
+        self, source: MapReference, register_map: RegisterMap, file: Path
+    ) -> None:
+        from gateway.sources.modbus.plan import width_of  # noqa: PLC0415 - if it is used
+
+        for number, row in zip(register_map.numbers, register_map.rows, strict=True):
+            for never in source.never_read:
+                end = row.address + width_of(row)
+                if row.table is never.table and row.address <= never.last and end > never.first:
+                    what = f"the tag is in {never.table} {never.first}-{never.last} of never_read"
+                    mend = "Remove the row, or take its address out of never_read."
+                    self._row_problem(file, number, "address", what, mend)
 
     def _add(self, tag: Tag, home: str) -> str:
         """Where a tag of this name is already; "" when it was added."""

@@ -73,6 +73,8 @@ def port() -> Iterator[int]:
             SimData(70, count=10, values=5, datatype=DataType.REGISTERS),
         ]
         who = ModbusDeviceIdentification(info_name={"VendorName": "Works", "ProductCode": "P7"})
+        sunspec = [*words(b"SunS"), 1, 65, *words(b"Maker".ljust(130, b"\0")), 64110, 1, 5]
+        data.append(SimData(40000, values=[*sunspec, 0xFFFF, 0], datatype=DataType.REGISTERS))
         device = SimDevice(3, simdata=data)
         server = ModbusTcpServer(device, identity=who, address=("127.0.0.1", 0))
         await server.listen()
@@ -122,3 +124,21 @@ def test_its_time_is_bounded(port: int, capsys: pytest.CaptureFixture[str]) -> N
 @pytest.mark.parametrize("units", ["", "x", "300", "5-1", "-1"])
 def test_nonsense_is_refused(units: str) -> None:
     assert main(["probe", "tcp://127.0.0.1:1", f"--units={units}"]) == 69
+
+
+def test_a_sunspec_device_says_its_own_map(
+    port: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    at = f"tcp://127.0.0.1:{port}?response_timeout=2s"
+    assert main(["probe", at, "--units", "3", "--pause", "0", "--sunspec"]) == 0
+    said = capsys.readouterr().out
+    assert "# unit 3: marker at 40000, models 1 at 40002, 64110 at 40069" in said
+    assert "64110 at 40069 is a maker's own" in said
+    path = tmp_path / "m.csv"
+    path.write_text(said, encoding="utf-8")
+    found = load_register_map(path, {"default": 1.0, "slow": 1.0})
+    assert found.problems == ()
+    assert [(row.asset, row.tag, row.address) for row in found.rows][:2] == [
+        ("unit-3", "common.Mn", 40004),
+        ("unit-3", "common.Md", 40020),
+    ]

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gateway.config.load import Config, load
+from gateway.config.plan import make_plan
 from gateway.config.planned import can_both_match
 from gateway.errors import ConfigError
 from gateway.settings import Secret
@@ -209,3 +210,74 @@ def test_a_mutilated_configuration_is_accepted_or_explained(
         assert problem.found
         assert problem.mend
         assert str(problem).isprintable()
+
+
+ROOF = """
+[[source]]
+type = "modbus-tcp"
+name = "roof"
+host = "192.168.1.20"
+profile = "sunspec"
+"""
+ROOF_ASSET = '\n[[asset]]\nname = "roof*"\nclass = "inverter"\n'
+
+
+def with_roof(folder: Path, more: str = ROOF_ASSET) -> Path:
+    (folder / "plant.toml").write_text(GOOD + ROOF + more, encoding="utf-8")
+    return folder / "plant.toml"
+
+
+def test_a_device_that_says_what_it_has_needs_no_map(folder: Path) -> None:
+    config = load(with_roof(folder))
+    assert "unit id 1 has not been asked yet" in "\n".join(map(str, config.warnings))
+    assert "roof.*" in config.open_names
+    (folder / "data" / "sources").mkdir(parents=True)
+    stored = folder / "data" / "sources" / "roof.sunspec.csv"
+    stored.write_text("asset,tag,address,scan_class\nroof,inverter.W,40,default\nroof,x,9,slow\n")
+    config = load(folder / "plant.toml")
+    assert config.warnings == ()
+    assert [tag.name for tag in config.tags][-2:] == ["roof.inverter.W", "roof.x"]
+    (source,) = [each for each in make_plan(config).sources if each.name == "roof"]
+    assert source.may_grow
+    assert [scan.period_s for scan in source.scans] == [1.0, 600.0]
+    stored.write_text("nonsense")
+    assert "has not been asked yet" in warnings_of(folder / "plant.toml")
+
+
+def test_what_speaks_of_a_device_not_asked_yet_is_not_accused(folder: Path) -> None:
+    aggregate = '\n[[aggregate]]\nevery = "1m"\ntags = ["roof.inverter.W"]\n'
+    assert load(with_roof(folder, ROOF_ASSET + aggregate)).settings.sources[-1].name == "roof"
+
+
+@pytest.mark.parametrize(
+    ("more", "what"),
+    [
+        ("", 'asset "roof" is not declared'),
+        (
+            '[source.sunspec]\nunits = { 1 = "roof", 2 = "barn" }\n' + ROOF_ASSET,
+            '"barn" is not dec',
+        ),
+        ('[source.sunspec]\nunits = { x = "roof" }\n' + ROOF_ASSET, "write unit ids"),
+        ('[source.sunspec]\nunits = { 300 = "roof" }\n' + ROOF_ASSET, "write unit ids"),
+        ("[source.sunspec]\nbase = -1\n" + ROOF_ASSET, "base = -1"),
+        ("sunspec = { marker = 1 }\n" + ROOF_ASSET, 'unknown key "marker"'),
+    ],
+)
+def test_what_is_wrong_with_a_profile_is_said_with_its_place(
+    folder: Path, more: str, what: str
+) -> None:
+    with pytest.raises(ConfigError) as refused:
+        load(with_roof(folder, more))
+    assert what.lower() in str(refused.value).lower()
+
+
+def test_a_source_has_a_map_or_a_profile(folder: Path) -> None:
+    path = with_roof(folder)
+    path.write_text(path.read_text().replace('profile = "sunspec"\n', ""))
+    with pytest.raises(ConfigError, match="map is missing"):
+        load(path)
+    path.write_text(
+        path.read_text().replace('"192.168.1.20"\n', '"h"\nmap="press.csv"\nsunspec={}\n')
+    )
+    with pytest.raises(ConfigError, match="sunspec means nothing"):
+        load(path)

@@ -125,10 +125,12 @@ def test_the_example_in_docs_is_a_good_configuration(
         (tmp_path / name).write_text(text, encoding="utf-8")
     config = load(tmp_path / "sluicegate.toml")
     assert [problem.found for problem in config.warnings] == [
-        'device = "/dev/ttyUSB0" is not there now'
+        'device = "/dev/ttyUSB0" is not there now',
+        "unit id 1 has not been asked yet: its tags are not known",
+        "unit id 2 has not been asked yet: its tags are not known",
     ]
     assert len(config.tags) == 8
-    assert {"press", "bay"} == {asset.asset_class for asset in config.settings.assets}
+    assert {"press", "bay", "inverter"} == {asset.asset_class for asset in config.settings.assets}
 
 
 def test_the_example_in_the_readme_is_a_good_configuration(

@@ -8,7 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
 from gateway.settings import Name, Seconds, Settings
 from gateway.sources.modbus.types import RegisterType
@@ -20,8 +20,12 @@ __all__ = [
     "ModbusSettings",
     "ModbusTcpSettings",
     "RegisterRow",
+    "SunSpecSettings",
     "Table",
 ]
+
+# Of nameplates and settings; whoever changes one looks at it before ten minutes are over, or asks.
+SLOW_PERIOD_S = 600.0
 
 
 class Table(StrEnum):
@@ -60,15 +64,56 @@ AddressRange = Annotated[
 ]
 
 
+def _unit_ids(units: dict[str, str]) -> dict[str, str]:
+    for unit_id in units:
+        if not (unit_id.isdecimal() and unit_id.isascii() and int(unit_id) <= 255):
+            raise ValueError(f'write unit ids before assets, such as {{ 1 = "roof" }}: {unit_id!r}')
+    return {str(int(unit_id)): asset for unit_id, asset in units.items()}
+
+
+class SunSpecSettings(Settings):
+    """What of a SunSpec device is read, where the defaults do not fit."""
+
+    units: Annotated[dict[str, str], AfterValidator(_unit_ids)] = Field(
+        default_factory=dict,
+        description="asset of each unit id; none = unit id 1, an asset named like the source",
+        examples=[{"1": "roof", "240": "roof-meter"}],
+    )
+    base: int | None = Field(
+        default=None,
+        ge=0,
+        le=65000,
+        description="address of its marker; looked for at 40000, 50000 and 0 when not given",
+    )
+    models: tuple[Annotated[int, Field(ge=1, le=65534)], ...] = Field(
+        default=(), description="model ids to read; none = all that measure", examples=[[103, 160]]
+    )
+    points: tuple[str, ...] = Field(
+        default=("*",),
+        min_length=1,
+        description="patterns of points, with or without the model's name",
+        examples=[["W", "WH", "mppt.*"]],
+    )
+
+
 class ModbusSettings(Settings):
     """What every Modbus [[source]] has: its name, its map, and how it is read."""
 
     type: str
     name: Name = Field(description="what logs, metrics and the page call it", examples=["press"])
-    register_map: Path = Field(
+    register_map: Path | None = Field(
+        default=None,
         alias="map",
-        description="CSV file of the tags; looked for beside the configuration",
+        description="CSV file of the tags, beside the configuration; required without a profile",
         examples=["press.csv"],
+    )
+    profile: Literal["", "sunspec"] = Field(
+        default="",
+        description='"sunspec": the device says what it has; a map may add to that',
+        examples=["sunspec"],
+    )
+    sunspec: SunSpecSettings = Field(
+        default=SunSpecSettings(), description="what is read with that profile"
     )
     scan_classes: dict[str, Seconds] = Field(
         default={"default": 1.0},
@@ -100,6 +145,18 @@ class ModbusSettings(Settings):
     connect_pause: Seconds = Field(
         default=0.0, ge=0, le=60, description="between connecting and the first request"
     )
+
+    @property
+    def periods(self) -> dict[str, float]:
+        """Seconds between the scans of each class; a profile has a slow one of its own."""
+        own = {"default": 1.0, "slow": SLOW_PERIOD_S} if self.profile else {}
+        return own | self.scan_classes
+
+    @property
+    def units(self) -> dict[int, str]:
+        """With a profile: the asset of each unit id."""
+        named = self.sunspec.units or {"1": self.name}
+        return {int(unit_id): asset for unit_id, asset in named.items()}
 
     @property
     @abstractmethod
@@ -214,7 +271,8 @@ class RegisterRow(Settings):
     )
     missing: str = Field(
         default="",
-        description='stored numbers that mean "not there", such as "0x8000"; bad quality',
+        description='stored numbers that mean "not there", such as "0x8000"; of a string "0", that'
+        " an empty one does; bad quality",
     )
     scale_from: str = Field(
         default="", description="tag of the same asset that holds the power of ten (SunSpec sf)"

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from gateway.frame import BoolArray, ByteArray, FloatArray
 from gateway.sources.modbus.config import RegisterRow
-from gateway.sources.modbus.plan import Block, width_of
+from gateway.sources.modbus.plan import Block, place_of, width_of
 from gateway.sources.modbus.types import RegisterType, parse_bits, parse_names, parse_numbers
 from gateway.tag import ByteOrder, Quality
 
@@ -112,7 +112,7 @@ class BlockDecoder:
         self._size = len(block.rows)
         self._bits: npt.NDArray[np.intp] | None = None
         self._groups: list[_Group] = []
-        self._strings: list[tuple[int, slice, ByteOrder]] = []
+        self._strings: list[tuple[int, slice, ByteOrder, bool]] = []  # last: may be missing
         self._names: list[_Names] = []
         members = [rows[index] for index in block.rows]
         self._may_be_nan = any(row.data_type.is_float for row in members)
@@ -130,7 +130,8 @@ class BlockDecoder:
                 self._names.append(_Names(place, names, row.data_type.is_flags))
             if row.data_type is RegisterType.STRING:
                 start = 2 * (row.address - first)
-                self._strings.append((place, slice(start, start + 2 * row.length), row.byte_order))
+                where = slice(start, start + 2 * row.length)
+                self._strings.append((place, where, row.byte_order, bool(row.missing)))
             else:
                 key = (row.data_type, row.byte_order, _is_exact(row), bool(row.bits))
                 groups[*key, bool(row.missing)].append(place)
@@ -151,7 +152,7 @@ class BlockDecoder:
 
     def _compile_exponents(self, block: Block, rows: Sequence[RegisterRow]) -> None:
         """Which of the tags are exponents, and which are scaled by one, wherever it is read."""
-        place_of = {(row.asset, row.tag): index for index, row in enumerate(rows)}
+        index_of = {(row.asset, row.tag): index for index, row in enumerate(rows)}
         wanted = {(row.asset, row.scale_from) for row in rows if row.scale_from}
         held = [
             (place, index)
@@ -159,18 +160,32 @@ class BlockDecoder:
             if (rows[index].asset, rows[index].tag) in wanted
         ]
         scaled = [
-            (place, place_of.get((rows[index].asset, rows[index].scale_from), -1))
+            (place, index_of.get((rows[index].asset, rows[index].scale_from), -1))
             for place, index in enumerate(block.rows)
             if rows[index].scale_from
         ]
         self._held = np.array(held, np.intp).reshape(-1, 2).T
         self._scaled = np.array(scaled, np.intp).reshape(-1, 2).T
+        # Of those whose exponent is in this very answer: which they are, and where its bytes are.
+        request, order = block.request, (ByteOrder.BADC, ByteOrder.DCBA)
+        beside = [
+            (number, 2 * (rows[index].address - request.address), rows[index].byte_order in order)
+            for number, (_, index) in enumerate(scaled)
+            if index >= 0
+            and place_of(rows[index]) == (request.unit_id, request.function)
+            and 0 <= rows[index].address - request.address < request.quantity
+        ]
+        self._beside = np.array([number for number, *_ in beside], np.intp)
+        self._beside_bytes = np.array(
+            [(at + swapped, at + 1 - swapped) for _, at, swapped in beside], np.intp
+        ).reshape(-1)
 
     def decode(self, block: bytes) -> Decoded:
         """The values in an answer of the right length.
 
-        A float that is not a number, a number that means "not there" and a value whose exponent is
-        none are BAD_SENSOR_FAILURE; a string that is no text and digits that are none BAD_DECODING.
+        A float that is not a number, a number that means "not there", a text that is empty where
+        that means so, and a value whose exponent is none are BAD_SENSOR_FAILURE; a string that is
+        no text and digits that are none BAD_DECODING.
         """
         data = np.frombuffer(block, np.uint8)
         if self._bits is not None:
@@ -185,12 +200,15 @@ class BlockDecoder:
         if self._may_be_nan:
             quality[np.isnan(values) & (quality == 0)] = Quality.BAD_SENSOR_FAILURE
         if self._held.size or self._scaled.size:
-            self._apply_exponents(values, quality)
-        for place, where, order in self._strings:
+            self._apply_exponents(data, values, quality)
+        for place, where, order, may_be_missing in self._strings:
             values[place] = np.nan
             text = _text(block[where], order)
-            quality[place] = Quality.BAD_DECODING if text is None else Quality.GOOD
-            if text is not None:
+            if text is None:
+                quality[place] = Quality.BAD_DECODING
+            elif not text and may_be_missing:
+                quality[place] = Quality.BAD_SENSOR_FAILURE
+            else:
                 exact[place] = text
         for named in self._names:
             if quality[named.place] == Quality.GOOD:
@@ -225,11 +243,15 @@ class BlockDecoder:
             values[group.places[is_missing]] = np.nan
             quality[group.places[is_missing]] = Quality.BAD_SENSOR_FAILURE
 
-    def _apply_exponents(self, values: FloatArray, quality: ByteArray) -> None:
+    def _apply_exponents(
+        self, data: npt.NDArray[np.uint8], values: FloatArray, quality: ByteArray
+    ) -> None:
         places, rows = self._held
         self._exponents[rows] = values[places]
         places, rows = self._scaled
-        exponent = self._exponents[rows]
+        exponent = np.where(rows >= 0, self._exponents[rows], np.nan)
+        if self._beside.size:
+            exponent[self._beside] = data[self._beside_bytes].view(">i2")
         good = np.abs(exponent) <= EXPONENT_MAX  # NaN is not
         # Divided, not multiplied by a tenth that no float64 holds: 2301 and -1 are 230.1.
         power = 10.0 ** np.abs(np.where(good, exponent, 0.0))

@@ -1,15 +1,17 @@
 """Plan: tags to the fewest requests, within what a device allows.
 
 Addresses that one answer may hold are read together, over gaps of at most `gap_max`; a value of
-several registers is never split, since its halves could be of different moments. Pure, and made
-at start and whenever the device has taught us something.
+several registers is never split, since its halves could be of different moments. For the same
+reason a value is read together with the register that holds its power of ten, which some devices
+change as the value grows; where both do not fit into one request, that register is read before.
+Pure, and made at start and whenever the device has taught us something.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -29,6 +31,8 @@ _TABLES = {function: table for table, function in _FUNCTIONS.items()}
 
 Place: TypeAlias = tuple[int, int]
 """Unit id and function: where addresses mean something."""
+Span: TypeAlias = tuple[int, int]
+"""Addresses: the first, and the one behind the last."""
 
 
 def width_of(row: RegisterRow) -> int:
@@ -111,14 +115,20 @@ def plan(
         if index in learned.alone:
             cuts[row.unit_id, function] |= {row.address, row.address + width_of(row)}
     by_class: defaultdict[str, list[Block]] = defaultdict(list)
+    holders = _holders(rows)
     for (scan_class, unit_id, function), indexes in sorted(groups.items()):
         place = (unit_id, function)
         together = [index for index in indexes if index not in learned.alone]
-        by_class[scan_class] += _blocks(place, together, rows, sorted(cuts[place]), settings)
+        by_class[scan_class] += _blocks(
+            place, together, rows, sorted(cuts[place]), settings, holders
+        )
         by_class[scan_class] += [
             _block(place, (index,), rows) for index in indexes if index in learned.alone
         ]
-    periods = settings.scan_classes
+    held = set(holders.values())
+    for blocks in by_class.values():
+        blocks.sort(key=lambda block: held.isdisjoint(block.rows))
+    periods = settings.periods
     return tuple(
         ScanPlan(name, periods[name], tuple(by_class[name]))
         for name in sorted(by_class, key=lambda name: (periods[name], name))
@@ -131,15 +141,17 @@ def _blocks(
     rows: Sequence[RegisterRow],
     cuts: Sequence[int],
     settings: ModbusSettings,
+    holders: Mapping[int, int],
 ) -> list[Block]:
     # Greedy from the lowest address is minimal: some request must begin at the lowest address
     # that is left, and what the longest such request cannot hold needs another one anyway.
     quantity_max = settings.bits_max if place[1] <= 2 else settings.registers_max
+    spans = _spans(indexes, rows, cuts, settings, holders)
     parts: list[list[int]] = []
     first = end = 0
-    for index in sorted(indexes, key=lambda i: (rows[i].address, -width_of(rows[i]))):
-        start = rows[index].address
-        stop = max(end, start + width_of(rows[index])) if parts else 0
+    for index in sorted(indexes, key=lambda i: (spans[i][0], -spans[i][1])):
+        start, own_end = spans[index]
+        stop = max(end, own_end) if parts else 0
         cut = bisect_right(cuts, first)
         fits = (
             bool(parts)
@@ -153,12 +165,71 @@ def _blocks(
             end = stop
         else:
             parts.append([index])
-            first, end = start, start + width_of(rows[index])
-    return [_block(place, part, rows) for part in parts]
+            first, end = spans[index]
+    return [_block(place, part, rows, spans) for part in parts]
 
 
-def _block(place: Place, indexes: Sequence[int], rows: Sequence[RegisterRow]) -> Block:
-    """The request that covers some rows."""
-    start = min(rows[i].address for i in indexes)
-    end = max(rows[i].address + width_of(rows[i]) for i in indexes)
+def _holders(rows: Sequence[RegisterRow]) -> dict[int, int]:
+    """Of each row with a `scale_from` the row that it names."""
+    if not any(row.scale_from for row in rows):
+        return {}
+    named = {(row.asset, row.tag): index for index, row in enumerate(rows)}
+    return {
+        index: named[row.asset, row.scale_from]
+        for index, row in enumerate(rows)
+        if (row.asset, row.scale_from) in named
+    }
+
+
+def _spans(
+    indexes: Sequence[int],
+    rows: Sequence[RegisterRow],
+    cuts: Sequence[int],
+    settings: ModbusSettings,
+    holders: Mapping[int, int],
+) -> dict[int, Span]:
+    """Which addresses are read together for each row, as (first, end).
+
+    Its own, and up to its power of ten where one request may read all that is between them.
+    """
+    own = {index: (rows[index].address, _end(rows[index])) for index in indexes}
+    spans = dict(own)
+    if not holders or settings.one_request_a_tag:
+        return spans
+
+    def is_cut(start: int, stop: int) -> bool:
+        return bisect_right(cuts, start) < bisect_right(cuts, stop - 1)
+
+    # What a device describes has its registers without a gap.
+    gap_max = settings.registers_max if settings.profile else settings.gap_max
+    run: dict[int, int] = {}  # rows between which no gap is too large
+    number = end = 0
+    for index in sorted(indexes, key=own.__getitem__):
+        start, stop = own[index]
+        number += start - end > gap_max
+        run[index] = number
+        end = max(end, stop)
+    for index in indexes:
+        holder = holders.get(index)
+        if holder is None or run.get(holder) != run[index]:
+            continue
+        start, stop = min(own[index][0], own[holder][0]), max(own[index][1], own[holder][1])
+        if stop - start <= settings.registers_max and not is_cut(start, stop):
+            spans[index] = start, stop
+    return spans
+
+
+def _end(row: RegisterRow) -> int:
+    return row.address + width_of(row)
+
+
+def _block(
+    place: Place,
+    indexes: Sequence[int],
+    rows: Sequence[RegisterRow],
+    spans: Mapping[int, Span] | None = None,
+) -> Block:
+    """The request that covers some rows, or their spans."""
+    covered = [spans[i] if spans else (rows[i].address, _end(rows[i])) for i in indexes]
+    start, end = min(first for first, _ in covered), max(last for _, last in covered)
     return Block(Request(*place, start, end - start), tuple(indexes))

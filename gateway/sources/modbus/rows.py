@@ -327,8 +327,12 @@ class _Reader:
                 ("names", f"{row.data_type} has no names", "Numbers of registers have."),
             ),
             (
-                bool(row.missing) and (is_bit or row.data_type is RegisterType.STRING),
+                bool(row.missing) and is_bit,
                 ("missing", f"{row.data_type} has no such numbers", "Leave it empty."),
+            ),
+            (
+                row.data_type is RegisterType.STRING and row.missing not in {"", "0"},
+                ("missing", "a string has no such numbers", "Write 0 where an empty one is none."),
             ),
             (
                 bool(row.names) and (row.scale, row.offset, row.deadband) != (1.0, 0.0, 0.0),

@@ -97,20 +97,24 @@ class Device:
         """`file` is where what is learned of it is kept; None: nowhere."""
         self._file = file
         self.settings = settings
-        self.rows = rows
-        self.ids = ids
-        self.exponents = new_exponents(rows)
-        self.learned = load_learned(file, rows)
         self.patience = Patience()
         self.peer = Peer(settings.name)
         self.plans: tuple[ScanPlan, ...]
         self.readers: dict[str, list[BlockReader]]  # by scan class
-        self.replan()
+        self.adopt(rows, ids)
 
     @property
     def in_flight(self) -> int:
         """Requests that may be on its connection at once."""
         return self.settings.in_flight if isinstance(self.settings, ModbusTcpSettings) else 1
+
+    def adopt(self, rows: Sequence[RegisterRow], ids: IdArray) -> None:
+        """Take another map for the one there was; not during a scan."""
+        self.rows = rows
+        self.ids = ids
+        self.exponents = new_exponents(rows)
+        self.learned = load_learned(self._file, rows)
+        self.replan()
 
     async def remember(self) -> None:
         """Keep what was learned over restarts."""

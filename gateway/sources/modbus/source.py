@@ -13,12 +13,13 @@ import logging
 import zlib
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import NamedTuple, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 
 from gateway.asset import tag_facts
-from gateway.errors import ConfigError, SourceUnavailable
+from gateway.errors import ConfigError, SluicegateError, SourceError, SourceUnavailable
 from gateway.frame import Arrival, Frame, IdArray
 from gateway.sources import SourceContext, SourceStats
 from gateway.sources.modbus.config import ModbusSettings, RegisterRow
@@ -26,7 +27,10 @@ from gateway.sources.modbus.plan import ScanPlan
 from gateway.sources.modbus.rows import load_register_map
 from gateway.sources.modbus.scan import Device, Scanner
 from gateway.sources.modbus.wire import Query
-from gateway.tag import Tag
+from gateway.tag import Quality, Tag
+
+if TYPE_CHECKING:
+    from gateway.sources.modbus.sunspec.profile import Profile
 
 __all__ = ["ModbusSource", "Slots", "build"]
 
@@ -40,10 +44,18 @@ T = TypeVar("T")
 
 def build(settings: ModbusSettings, context: SourceContext) -> ModbusSource:
     """The source, with its tags in the table; raises ConfigError when its map is not right."""
-    register_map = load_register_map(settings.register_map, settings.scan_classes)
-    if register_map.problems:
-        raise ConfigError(register_map.problems)
-    return ModbusSource(settings, context, register_map.rows)
+    rows: tuple[RegisterRow, ...] = ()
+    if settings.register_map is not None:
+        register_map = load_register_map(settings.register_map, settings.periods)
+        if register_map.problems:
+            raise ConfigError(register_map.problems)
+        rows = register_map.rows
+    profile = None
+    if settings.profile:
+        from gateway.sources.modbus.sunspec.profile import Profile, file_of  # noqa: PLC0415 - if used
+
+        profile = Profile(settings, file_of(context.directory, settings.name))
+    return ModbusSource(settings, context, rows, profile)
 
 
 class Slots:
@@ -66,21 +78,30 @@ class ModbusSource:
     """One connection's worth of tags."""
 
     def __init__(
-        self, settings: ModbusSettings, context: SourceContext, rows: Sequence[RegisterRow]
+        self,
+        settings: ModbusSettings,
+        context: SourceContext,
+        rows: Sequence[RegisterRow],
+        profile: Profile | None = None,
     ) -> None:
+        """`rows` are the map's; a `profile` finds out more of them."""
         self.name = settings.name
         self.stats = SourceStats()
         self.context = context
         self.writes = settings.writes
         self._scanner: Scanner | None = None
-        ids = [context.table.add(self._tag(row)) for row in rows]
+        self._map = tuple(rows)
+        self.profile = profile
         directory = context.directory
         file = directory / f"{self.name}.json" if directory else None
-        self.device = Device(settings, rows, np.array(ids, np.int32), file)
+        self.device = Device(settings, rows, self._ids(rows), file)
+        self._all_ids = self.device.ids
+        if profile is not None:
+            self._know(self._ids(self._without_namesakes(profile.rows)))
 
     @property
     def tag_ids(self) -> IdArray:
-        return self.device.ids
+        return self._all_ids
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[_Session]:
@@ -89,6 +110,9 @@ class ModbusSource:
         self.device.patience.forgive()
         try:
             await scanner.connect()
+            if self.profile is not None:
+                self.profile.begin()
+                await self.look(scanner)
             self._scanner = scanner
             session = _Session(self, scanner)
             try:
@@ -104,6 +128,51 @@ class ModbusSource:
         if self._scanner is None:
             raise SourceUnavailable(f"source {self.name} is not connected")
         return await self._scanner.ask(query, timeout_s)
+
+    async def look(self, scanner: Scanner) -> Frame | None:
+        """Ask what the units have that are due to say so, and read that from now on.
+
+        Gives the tags that cannot be read now, with that quality. Raises SourceError.
+        """
+        profile, clock = self.profile, self.context.clock
+        assert profile is not None
+        timeout_s = self.device.settings.response_timeout
+        try:
+            await profile.look(partial(scanner.ask, timeout_s=timeout_s), clock.monotonic_s())
+        except SourceError as error:
+            self.stats.errors_total["sunspec"] += 1
+            if not self._map:
+                raise SourceUnavailable(error.message, hint=error.hint) from error
+        self.stats.error_last = profile.fault or self.stats.error_last
+        rows = (*self._map, *self._without_namesakes(profile.confirmed_rows))
+        if rows != tuple(self.device.rows):
+            try:
+                ids = self._ids(rows)
+            except SluicegateError as error:
+                raise SourceUnavailable(error.message, hint=error.hint) from error
+            self.device.adopt(rows, ids)
+            self._know(ids)
+            await asyncio.to_thread(profile.save)
+        if not len(self.device.ids):
+            raise SourceUnavailable(
+                "the device has none of the SunSpec models and points that are asked for",
+                hint="see sunspec.models and sunspec.points",
+            )
+        away = np.setdiff1d(self._all_ids, self.device.ids)
+        nothing = np.full(len(away), np.nan)
+        quality = int(Quality.BAD_NO_COMMUNICATION)
+        return Frame.of(clock.utc_ns(), away, nothing, quality) if len(away) else None
+
+    def _without_namesakes(self, rows: Sequence[RegisterRow]) -> list[RegisterRow]:
+        """Rows less those whose tags the map has: a person wrote that."""
+        own = {(row.asset, row.tag) for row in self._map}
+        return [row for row in rows if (row.asset, row.tag) not in own]
+
+    def _know(self, ids: IdArray) -> None:
+        self._all_ids = np.union1d(self._all_ids, ids).astype(np.int32)
+
+    def _ids(self, rows: Sequence[RegisterRow]) -> IdArray:
+        return np.array([self.context.table.add(self._tag(row)) for row in rows], np.int32)
 
     def _tag(self, row: RegisterRow) -> Tag:
         return self.context.assets.tag(
@@ -124,17 +193,16 @@ class _Session:
     is_proven = False  # many devices accept a connection and answer nothing
 
     def __init__(self, source: ModbusSource, scanner: Scanner) -> None:
+        self._source = source
         self._name = source.name
         self._stats = source.stats
         self._clock = source.context.clock
         self._has_room = source.context.has_room
         self._scanner = scanner
-        self._began_ns = now_ns = self._clock.monotonic_ns()
-        # Sorted by rate: the first that is due goes first.
-        self._slots = [
-            Slots(plan.scan_class, plan.period_s, now_ns + _offset_ns(source.name, plan))
-            for plan in sorted(source.device.plans, key=lambda plan: plan.period_s)
-        ]
+        self._began_ns = self._clock.monotonic_ns()
+        self._slots: list[Slots] = []
+        self._schedule()
+        self._silent: frozenset[int] = frozenset()
         self._under_way: list[_UnderWay] = []  # the last one is at work, the others wait for it
         self._late: dict[str, int] = {}  # by scan class that is late: slots missed in this episode
 
@@ -144,6 +212,9 @@ class _Session:
         A frame proves that the peer works: until there was any answer, none is given.
         """
         while True:
+            away = await self._look() if not self._under_way else None
+            if away is not None:
+                return Arrival(away)
             slots = self._next_due() if self._under_way else await self._wait()
             if slots is not None:
                 self._begin(slots)
@@ -161,6 +232,34 @@ class _Session:
                 self._stats.scans_total += 1
                 self._stats.samples_total += len(frame)
                 return Arrival(frame)
+
+    def _schedule(self) -> None:
+        """Slots for the classes there are; those that were there keep theirs."""
+        now_ns, kept = (
+            self._clock.monotonic_ns(),
+            {slots.scan_class: slots for slots in self._slots},
+        )
+        # Sorted by rate: the first that is due goes first.
+        self._slots = [
+            kept.get(plan.scan_class)
+            or Slots(plan.scan_class, plan.period_s, now_ns + _offset_ns(self._name, plan))
+            for plan in sorted(self._source.device.plans, key=lambda plan: plan.period_s)
+        ]
+
+    async def _look(self) -> Frame | None:
+        """With a profile: ask the units that have not said yet what they have, when it is time."""
+        profile = self._source.profile
+        if profile is None:
+            return None
+        now_s, silent = self._clock.monotonic_s(), self._source.device.patience.silent_units
+        for unit_id in self._silent - silent:
+            profile.doubt(unit_id, now_s)
+        self._silent = silent
+        if not profile.due(now_s):
+            return None
+        away = await self._source.look(self._scanner)
+        self._schedule()
+        return away
 
     async def close(self) -> None:
         """End the scans under way."""

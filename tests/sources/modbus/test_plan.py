@@ -48,6 +48,29 @@ def test_unit_ids_tables_and_scan_classes_are_read_apart() -> None:
     assert len(plans[1].blocks) == 1
 
 
+def test_a_value_and_its_power_of_ten_are_of_one_answer_where_that_can_be() -> None:
+    values = [row(address, scale_from="t64") for address in range(0, 64, 8)]
+    rows = [*values, row(64, "int16"), *(row(a, scale_from="t64") for a in range(72, 200, 8))]
+    made = [
+        block for scan in plan(rows, modbus(registers_max=70, gap_max=8)) for block in scan.blocks
+    ]
+    for block in made:
+        first, end = block.request.address, block.request.address + block.request.quantity
+        for index in block.rows:
+            if end - first <= 70 and abs(rows[index].address - 64) < 70:
+                assert first <= 64 < end
+    assert 8 in made[0].rows  # who needs it from elsewhere is read later
+
+
+def test_a_power_of_ten_never_widens_a_request_over_what_it_must_not_read() -> None:
+    rows = [row(0, scale_from="t20"), row(20, "int16")]
+    assert spans(rows, modbus()) == [(20, 1), (0, 1)]
+    assert spans(rows, modbus(gap_max=30)) == [(0, 21)]
+    assert spans(rows, modbus(gap_max=30, registers_max=20)) == [(20, 1), (0, 1)]
+    never = ["holding_register 10-11"]
+    assert spans(rows, modbus(gap_max=30, never_read=never)) == [(20, 1), (0, 1)]
+
+
 kinds = st.sampled_from([DataType.UINT16, DataType.FLOAT32, DataType.UINT64])
 maps = st.lists(st.tuples(st.integers(0, 60), kinds), min_size=1, max_size=7)
 

@@ -1,4 +1,4 @@
-"""`sluicegate simulate line|greenhouse`: run a plant until SIGINT or SIGTERM.
+"""`sluicegate simulate line|greenhouse|sunspec`: run a plant until SIGINT or SIGTERM.
 
 Standard output is for programs: one JSON object a line. The first, {"event": "ready", ...}, says
 where everything is; the last, {"event": "truth", ...}, what was served or published.
@@ -23,8 +23,9 @@ from simulators.control import ControlledPlant, control_server
 from simulators.faults import Fault, FaultBoard, FaultError, parse_fault
 from simulators.greenhouse import GreenhouseSettings, run_greenhouse
 from simulators.line import LineSettings, run_line
+from simulators.sunspec import UNITS, RoofSettings, run_roof
 
-__all__ = ["greenhouse_main", "line_main", "stop_on_signals"]
+__all__ = ["greenhouse_main", "line_main", "stop_on_signals", "sunspec_main"]
 
 # The plants have been driven so fast; beyond it a core is not enough.
 _SPEED_MAX = 1000.0
@@ -84,6 +85,37 @@ def greenhouse_main(argv: Sequence[str]) -> int:
     if kind == "external" and not args.port:
         parser.error("--broker external needs --port")
     return _run(_greenhouse(args, kind))
+
+
+def sunspec_main(argv: Sequence[str]) -> int:
+    """Run the roof; the exit status."""
+    parser = _parser("sunspec", "A SunSpec inverter (unit 1) and a grid meter (unit 2).")
+    parser.add_argument("--port", type=_port, default=0, help="0 = a free one")
+    parser.add_argument(
+        "--base", type=int, choices=(40000, 50000, 0), default=40000, help="where the marker is"
+    )
+    parser.add_argument("--scan-period", default="1s", help="in the configuration (default 1s)")
+    parser.add_argument("--slow-period", default="10m", help="of nameplates (default 10m)")
+    args = parser.parse_args(argv)
+    settings = RoofSettings(
+        seed=args.seed, host=args.host, port=args.port, base=args.base, speed=args.speed
+    )
+    return _run(_sunspec(settings, args))
+
+
+async def _sunspec(settings: RoofSettings, args: argparse.Namespace) -> None:
+    async with AsyncExitStack() as stack:
+        stopped = stack.enter_context(stop_on_signals())
+        roof = await stack.enter_async_context(run_roof(settings))
+        plant = ControlledPlant(roof.truth, roof.board, lambda: roof.now_s)
+        control = await stack.enter_async_context(control_server(plant, args.control_port))
+        _start_faults(roof.board, args.fault)
+        options = GatewayOptions(scan_period=args.scan_period, slow_period=args.slow_period)
+        config = args.write_config and write_config(args.write_config, roof=roof, options=options)
+        server = {"host": settings.host, "port": roof.port, "units": UNITS}
+        _say("ready", plant="sunspec", server=server, control=control, config=_text(config))
+        await stopped.wait()
+    _say("truth", **roof.truth())
 
 
 async def _line(settings: LineSettings, args: argparse.Namespace) -> None:

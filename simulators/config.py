@@ -16,6 +16,7 @@ from simulators.climate import BAY_RANGES
 from simulators.greenhouse import TOPICS, GreenhouseSettings
 from simulators.line import Line
 from simulators.registers import write_map
+from simulators.sunspec import UNITS, Roof
 
 __all__ = ["GatewayOptions", "write_config"]
 
@@ -50,10 +51,11 @@ def write_config(
     *,
     line: Line | None = None,
     greenhouse: GreenhouseSettings | None = None,
+    roof: Roof | None = None,
     options: GatewayOptions | None = None,
 ) -> Path:
-    """Write the files for one plant or both; the path of sluicegate.toml."""
-    assert line is not None or greenhouse is not None
+    """Write the files for one plant or several; the path of sluicegate.toml."""
+    assert line is not None or greenhouse is not None or roof is not None
     options = options or GatewayOptions()
     folder.mkdir(parents=True, exist_ok=True)
     data_dir = options.data_dir or folder.resolve() / "data"
@@ -68,6 +70,8 @@ def write_config(
         text += _line_sources(folder, line, options)
     if greenhouse is not None:
         text += _greenhouse_source(greenhouse)
+    if roof is not None:
+        text += _roof_source(roof, options)
     if options.aggregate:
         text += ["", "[[aggregate]]", f"every = {_quoted(options.aggregate)}"]
     if options.bundle is not None and line is not None:
@@ -127,6 +131,25 @@ def _greenhouse_source(settings: GreenhouseSettings) -> Iterator[str]:
                 yield f'{tag} = {{ data_type = "bool" }}'
         yield f'{kind}_seq = {{ data_type = "uint64" }}'
     yield from ("", "[[asset]]", 'name = "bay-*"', 'class = "bay"')
+
+
+def _roof_source(roof: Roof, options: GatewayOptions) -> Iterator[str]:
+    units = ", ".join(f"{unit_id} = {_quoted(asset)}" for unit_id, asset in UNITS.items())
+    periods = f"default = {_quoted(options.scan_period)}, slow = {_quoted(options.slow_period)}"
+    yield from (
+        "",
+        "[[source]]",
+        'name = "roof"',
+        'type = "modbus-tcp"',
+        f"host = {_quoted(roof.settings.host)}",
+        f"port = {roof.port}",
+        'profile = "sunspec"',
+        f"sunspec = {{ units = {{ {units} }} }}",
+        f"scan_classes = {{ {periods} }}",
+    )
+    for asset in UNITS.values():
+        kind = asset.rpartition("-")[0]
+        yield from ("", "[[asset]]", f"name = {_quoted(asset)}", f"class = {_quoted(kind)}")
 
 
 def _quoted(text: object) -> str:

@@ -1,4 +1,4 @@
-"""`sluicegate simulate line|greenhouse`: whole plants on this machine, to try the gateway on."""
+"""`sluicegate simulate PLANT`: whole plants on this machine, to try the gateway on."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "simulate",
         help="run a simulated plant",
-        description="Run a simulated plant: 'line' speaks Modbus TCP, 'greenhouse' MQTT.",
+        description="Run a simulated plant: 'line' speaks Modbus TCP, 'greenhouse' MQTT,"
+        " 'sunspec' is an inverter and a meter (Modbus TCP).",
         add_help=False,
     )
-    parser.add_argument("plant", choices=("line", "greenhouse"))
+    parser.add_argument("plant", choices=("line", "greenhouse", "sunspec"))
     parser.add_argument("options", nargs=argparse.REMAINDER, help="see simulate PLANT --help")
     parser.set_defaults(run=_run)
 
@@ -32,5 +33,5 @@ def _run(options: argparse.Namespace) -> int:
             f"the simulators need a package that is not installed: {error.name}",
             hint="pip install 'sluicegate[simulators]'",
         ) from error
-    main = plants.line_main if options.plant == "line" else plants.greenhouse_main
+    main = getattr(plants, f"{options.plant}_main")
     return int(main(options.options) or 0)

@@ -116,6 +116,8 @@ def _source_lines(source: SourcePlan) -> Iterator[str]:
     what = f"  {source.name}  {source.type} {source.address}"
     rate = "+" if source.samples_per_s is None else _rate(source.samples_per_s)
     yield _row(what, _count(source.tags, source.may_grow), rate)
+    if source.standby:
+        yield f"    standby {source.standby}"
     for scan in source.scans:
         requests = f"{len(scan.requests)} request{'s' * (len(scan.requests) != 1)}"
         yield _row(

@@ -136,6 +136,7 @@ def _check_modbus(found: Findings, path: KeyPath, source: ModbusSettings) -> Non
     if isinstance(source, ModbusRtuSettings) and not Path(source.device).exists():
         what = f"device = {toml_text(source.device)} is not there now"
         found.warn((*path, "device"), what, "Plug the adapter in; until then nothing is read.")
+    _check_standby(found, (*path, "standby"), source)
     for name, period_s in source.scan_classes.items():
         where = (*path, "scan_classes", name)
         written = f'scan_classes.{name} = "{duration_text(period_s)}"'
@@ -152,6 +153,19 @@ def _check_modbus(found: Findings, path: KeyPath, source: ModbusSettings) -> Non
                 f' write response_timeout = "{duration_text(period_s)}" or less.'
             )
             found.warn(where, what, mend)
+
+
+def _check_standby(found: Findings, where: KeyPath, source: ModbusSettings) -> None:
+    from gateway.sources.modbus.standby import standby_settings  # noqa: PLC0415 - if it is used
+
+    try:
+        standby = standby_settings(source)
+    except SluicegateError as error:
+        found.problem(where, error.message, f"{error.hint[:1].upper()}{error.hint[1:]}.")
+        return
+    if getattr(source, "tls", False) and standby is not None and not getattr(standby, "tls", False):
+        what = f"standby = {toml_text(source.standby)} is not encrypted, the source is"
+        found.warn(where, what, 'Write "tls://..." unless that network is trusted.')
 
 
 def _check_mqtt(found: Findings, path: KeyPath, source: MqttSettings, base: Path) -> None:

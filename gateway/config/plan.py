@@ -82,6 +82,7 @@ class SourcePlan:
     scans: tuple[ScanPlan, ...] = ()
     topics: tuple[TopicPlan, ...] = ()
     line_busy: float | None = None  # share of a serial line's time, at least
+    standby: str = ""  # its second address
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -276,6 +277,7 @@ def _source(config: Config, source: SourceSettings) -> SourcePlan:
         samples_per_s=sum(scan.samples_per_s for scan in scans),
         scans=scans,
         line_busy=_line_busy(config, source),
+        standby=source.standby,
     )
 
 

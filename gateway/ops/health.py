@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from gateway.inference import ModelStats
-from gateway.ops.view import GatewayView
+from gateway.ops.view import GatewayView, SourceView
 
 __all__ = ["Health", "health_of", "text_of"]
 
@@ -61,8 +61,7 @@ def _warnings(view: GatewayView) -> Iterator[str]:
     if view.spool.wear.warning:
         yield f"spool wears the card: {text_of(view.spool.wear.warning)}"
     for source in view.sources:
-        if not source.stats.connected:
-            yield text_of(f"source {source.name}: not connected: {source.stats.error_last}")
+        yield from _of_source(source)
     for sink in view.sinks:
         stats = sink.stats
         if stats.state in ("retrying", "parked"):
@@ -73,6 +72,13 @@ def _warnings(view: GatewayView) -> Iterator[str]:
             yield f"sink {sink.name}: {stats.lag_s:.0f} s behind"
     for name, model in view.models.items():
         yield from _of_model(name, model)
+
+
+def _of_source(source: SourceView) -> Iterator[str]:
+    if not source.stats.connected:
+        yield text_of(f"source {source.name}: not connected: {source.stats.error_last}")
+    elif source.stats.on_standby:
+        yield f"source {source.name}: its standby address is used"
 
 
 def _of_model(name: str, model: ModelStats) -> Iterator[str]:

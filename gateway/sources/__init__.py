@@ -39,6 +39,9 @@ class SourceStats:
     scan_ms_last: float = 0.0
     busy_share: float = 0.0  # of this session's time, in which a request was under way
     lateness_ms_last: float = 0.0
+    on_standby: bool = False  # its standby address is used
+    standby_taken_total: int = 0  # how often, and how often the first one was taken back
+    standby_left_total: int = 0
     error_last: str = ""
     errors_total: Counter[str] = field(default_factory=Counter)  # by kind
 

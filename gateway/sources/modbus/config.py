@@ -145,6 +145,24 @@ class ModbusSettings(Settings):
     connect_pause: Seconds = Field(
         default=0.0, ge=0, le=60, description="between connecting and the first request"
     )
+    standby: str = Field(
+        default="",
+        description='endpoint of another way to the device, or of its twin; "" = none',
+        examples=["tcp://192.168.1.11:502"],
+    )
+    standby_failures: int = Field(
+        default=3, ge=1, le=100, description="attempts in a row that fail before it is taken"
+    )
+    standby_silence: Seconds = Field(
+        default=10.0, gt=0, description="it is taken also when nothing was answered for so long"
+    )
+    take_back: Seconds = Field(
+        default=60.0,
+        ge=0,
+        le=3600,
+        description="how long the first address must be well before it is used again;"
+        ' "0s" = not before the standby fails',
+    )
 
     @property
     def periods(self) -> dict[str, float]:

@@ -45,3 +45,10 @@ class Peer:
         self.port_link = ""  # the lasting name of the serial port, once it was open
         # What cost nobody an answer, by kind: noise, late answers and datagrams left out.
         self.passed_over_total: Counter[str] = Counter()
+
+    def beside(self) -> Peer:
+        """For another way to the same source: one wire log, one series of ids, its own faults."""
+        other = Peer()
+        other.wire_log, other.transaction_ids = self.wire_log, self.transaction_ids
+        other.passed_over_total = self.passed_over_total
+        return other

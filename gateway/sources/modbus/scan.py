@@ -116,6 +116,12 @@ class Device:
         self.learned = load_learned(self._file, rows)
         self.replan()
 
+    def use(self, settings: ModbusSettings, peer: Peer) -> None:
+        """Ask at another address: what was read of the one before means nothing there."""
+        self.settings, self.peer = settings, peer
+        self.exponents[:] = np.nan
+        self.patience.forgive()
+
     async def remember(self) -> None:
         """Keep what was learned over restarts."""
         if self._file is not None:
@@ -168,7 +174,7 @@ class Scanner:
         self._opened = AsyncExitStack()  # holds the connection, one at a time
         self._said_silent: set[int] = set()
         self._error: SourceError = SourceLost("nothing was read yet")
-        self._answered_s = 0.0  # when the last answer came
+        self.answered_ns = 0  # when the last answer came; 0: there was none in this session
         self.busy_ns = 0  # from requests to their answers, all in all
         self.has_answer = False  # whether anything was answered in this session
 
@@ -178,6 +184,13 @@ class Scanner:
         opening = connect(self._device.settings, self._device.peer)
         self._connection = await self._opened.enter_async_context(opening)
         await asyncio.sleep(self._device.settings.connect_pause)
+
+    async def move(self, settings: ModbusSettings, peer: Peer) -> None:
+        """Go on at another address, between two scans; raises SourceUnavailable."""
+        async with self._connecting:  # what is asked beside the scans may be connecting, too
+            await self.close()
+            self._device.use(settings, peer)
+            await self.connect()
 
     async def close(self) -> None:
         self._connection = None
@@ -289,14 +302,14 @@ class Scanner:
                     raise
             else:
                 ended_ns = self._clock.monotonic_ns()
-                self._answered_s, self.busy_ns = ended_ns / 1e9, self.busy_ns + ended_ns - began_ns
+                self.answered_ns, self.busy_ns = ended_ns, self.busy_ns + ended_ns - began_ns
                 return block, (began_ns + ended_ns) // 2
 
     async def _pause(self) -> None:
         """Give the device the time between two requests that its settings ask for."""
         pause_s = self._device.settings.request_pause
         if pause_s:
-            left_s = self._answered_s + pause_s - self._clock.monotonic_s()
+            left_s = self.answered_ns / 1e9 + pause_s - self._clock.monotonic_s()
             await asyncio.sleep(max(0.0, left_s))
 
     async def _connected(self) -> Connection:
@@ -338,6 +351,8 @@ class Scanner:
         """Do what an exception response asks for; its tags are bad with the reason."""
         self._count(refused)
         self.has_answer = True
+        if refused.code not in _UNIT_AWAY:
+            self.answered_ns = self._clock.monotonic_ns()
         request, patience, now_s = reader.request, self._device.patience, self._clock.monotonic_s()
         quality = _QUALITY_OF_CODE.get(refused.code, Quality.BAD_DEVICE_FAILURE)
         if refused.code in _UNIT_AWAY:

@@ -26,6 +26,7 @@ from gateway.sources.modbus.config import ModbusSettings, RegisterRow
 from gateway.sources.modbus.plan import ScanPlan
 from gateway.sources.modbus.rows import load_register_map
 from gateway.sources.modbus.scan import Device, Scanner
+from gateway.sources.modbus.standby import Ways
 from gateway.sources.modbus.wire import Query
 from gateway.tag import Quality, Tag
 
@@ -96,6 +97,7 @@ class ModbusSource:
         file = directory / f"{self.name}.json" if directory else None
         self.device = Device(settings, rows, self._ids(rows), file)
         self._all_ids = self.device.ids
+        self.ways = Ways(settings, self.device, self.stats, context.clock)
         if profile is not None:
             self._know(self._ids(self._without_namesakes(profile.rows)))
 
@@ -109,16 +111,16 @@ class ModbusSource:
         scanner = Scanner(self.name, self.device, self.context.clock, self.stats)
         self.device.patience.forgive()
         try:
-            await scanner.connect()
-            if self.profile is not None:
-                self.profile.begin()
-                await self.look(scanner)
-            self._scanner = scanner
-            session = _Session(self, scanner)
-            try:
-                yield session
-            finally:
-                await session.close()
+            async with self.ways.open(scanner):
+                if self.profile is not None:
+                    self.profile.begin()
+                    await self.look(scanner)
+                self._scanner = scanner
+                session = _Session(self, scanner)
+                try:
+                    yield session
+                finally:
+                    await session.close()
         finally:
             self._scanner = None
             await scanner.close()
@@ -212,7 +214,7 @@ class _Session:
         A frame proves that the peer works: until there was any answer, none is given.
         """
         while True:
-            away = await self._look() if not self._under_way else None
+            away = await self._between_scans() if not self._under_way else None
             if away is not None:
                 return Arrival(away)
             slots = self._next_due() if self._under_way else await self._wait()
@@ -245,6 +247,14 @@ class _Session:
             or Slots(plan.scan_class, plan.period_s, now_ns + _offset_ns(self._name, plan))
             for plan in sorted(self._source.device.plans, key=lambda plan: plan.period_s)
         ]
+
+    async def _between_scans(self) -> Frame | None:
+        """What is not a scan's business: another address, units that are to say what they have."""
+        if self._source.ways.is_due_back:
+            is_back = await self._source.ways.take_back(self._scanner)
+            if is_back and self._source.profile is not None:
+                self._source.profile.begin()
+        return await self._look()
 
     async def _look(self) -> Frame | None:
         """With a profile: ask the units that have not said yet what they have, when it is time."""

@@ -365,6 +365,18 @@ async def test_another_device_at_the_same_address_is_not_read_by_the_old_ones_ma
     assert rig.file.read_text() == csv_text(rig.source.profile.rows)  # type: ignore[union-attr]
 
 
+async def test_a_standby_with_another_layout_is_not_read_by_the_first_ones(tmp_path: Path) -> None:
+    async with serving({1: chain(common("SN-1"), inverter())}) as port:
+        expected(await Rig(tmp_path, port).values())
+    async with serving({1: chain(mppt(1), common("SN-1"), inverter(), base=0)}) as other:
+        facts = {"standby": f"tcp://127.0.0.1:{other}", "standby_failures": 1}
+        rig = Rig(tmp_path, port, **facts)
+        found = await rig.values()
+    assert rig.source.stats.on_standby
+    expected(found)
+    assert found["roof.mppt.module_1.DCW"] == 200
+
+
 @pytest.mark.parametrize(
     "stored", ["", "asset,tag\nx", "\0\xff", "asset,tag,address\nroof,a,99999\n"]
 )

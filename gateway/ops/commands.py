@@ -14,6 +14,7 @@ from pydantic import Field
 from gateway.config.schema import HttpSettings
 from gateway.frame import Frame, Lane, Turn
 from gateway.ops.api import Api
+from gateway.ops.writes import writes_of
 from gateway.pipeline import Gateway
 from gateway.settings import Name, Seconds, Settings
 from gateway.sources.modbus.source import ModbusSource
@@ -40,6 +41,14 @@ class WriteBody(Settings):
 
     tag: str = Field(min_length=1, max_length=256, description="name of a writable tag")
     value: bool | int | float | str = Field(description="in engineering units")
+
+
+class WritesBody(Settings):
+    """Set several tags."""
+
+    values: dict[str, bool | int | float | str] = Field(
+        min_length=1, max_length=100, description="tag -> value in engineering units"
+    )
 
 
 class WireLogLinesBody(Settings):
@@ -104,26 +113,20 @@ def audit_into(gateway: Gateway) -> _AuditTrail:
 
 
 def _add_writes(api: Api, gateway: Gateway) -> None:
-    """Setting tags, where a source allows it; without one the code for it is not even loaded."""
-    enabled = [
-        source for source in gateway.sources if isinstance(source, ModbusSource) and source.writes
-    ]
-    if not enabled:
+    """Setting tags, where a source allows it."""
+    writes = writes_of(gateway)
+    if writes is None:
         return
-    from gateway.sources.modbus.write import Writer  # noqa: PLC0415 - only where enabled
-
-    writers: dict[str, Writer] = {}
-    for source in enabled:
-        rows = {f"{row.asset}.{row.tag}": row for row in source.device.rows}
-        writer = Writer(rows, source, source.device.settings.response_timeout, source.name)
-        writers |= dict.fromkeys(writer.names, writer)
 
     async def write(body: WriteBody) -> dict[str, Any]:
-        if body.tag not in writers:
-            raise LookupError(f"{body.tag[:64]!r} is not a tag that may be written")
-        return {"tag": body.tag, "value": await writers[body.tag].write(body.tag, body.value)}
+        held = await writes.write({body.tag: body.value})
+        return {"tag": body.tag, "value": held[body.tag]}
+
+    async def write_several(body: WritesBody) -> dict[str, Any]:
+        return {"values": await writes.write(body.values)}
 
     api.add("write", WriteBody, write)
+    api.add("write/several", WritesBody, write_several)
 
 
 def _add_wire_log(api: Api, logs: dict[str, WireLog]) -> None:

@@ -292,9 +292,10 @@ class _Reader:
         if row.table not in _WRITABLE_TABLES:
             found = f"a {row.table} cannot be written"
             self._problem(number, "writable", found, "Leave it empty, or correct the table.")
-        is_number = row.data_type not in (RegisterType.BOOL, RegisterType.STRING)
-        if row.bits or row.names or row.scale_from or not row.is_whole_register:
-            found = "a part of a register, or one with names or an exponent, is not written"
+        is_number = row.tag_type not in (DataType.BOOL, DataType.STRING)
+        is_wide = bool(row.bits) and width_of(row) > 1
+        if is_wide or row.names or row.scale_from or not (row.bits or row.is_whole_register):
+            found = "bits of several registers, a byte, BCD, names or an exponent are not written"
             self._problem(number, "writable", found, "Leave it empty.")
         if is_number and (row.low is None or row.high is None):
             found = "the row is writable without low and high"

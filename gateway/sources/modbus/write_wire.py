@@ -2,19 +2,22 @@
 
 Imported only where writing is enabled: everything else of the gateway has no query that changes
 anything. Sans-IO. Source: Modbus Application Protocol 1.1b3, sections 6.5, 6.6, 6.11, 6.12, 6.16.
-`words_of` is the inverse of `decode`: what it gives is read back as the same value.
+`words_of` is the inverse of `decode`: what it gives is read back as the same value. Bits of a
+register are set by function 22: to read, change and write all of it would undo what the device
+changes meanwhile.
 """
 
 from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gateway.errors import SluicegateError
 from gateway.sources.modbus.config import RegisterRow, Table
 from gateway.sources.modbus.plan import width_of
-from gateway.sources.modbus.types import RegisterType
+from gateway.sources.modbus.types import RegisterType, parse_bits
 from gateway.sources.modbus.wire import Mismatch, check_unit_id
 from gateway.tag import ByteOrder
 
@@ -25,6 +28,7 @@ __all__ = [
     "WriteRefused",
     "WriteRegisters",
     "query_of",
+    "together",
     "words_of",
 ]
 
@@ -178,6 +182,10 @@ class MaskWrite(WriteQuery):
     def function(self) -> int:
         return 22
 
+    def is_in(self, register: int) -> bool:
+        """Whether a register has the bits as they were to be."""
+        return register & ~self.and_mask & 0xFFFF == self.or_mask & ~self.and_mask
+
     def encode(self) -> bytes:
         return struct.pack(">BHHH", 22, self.address, self.and_mask, self.or_mask)
 
@@ -188,7 +196,68 @@ def query_of(row: RegisterRow, value: float | str | bool) -> WriteQuery:
         return WriteBits(row.unit_id, row.address, (_bool(row, value),))
     if row.table is not Table.HOLDING_REGISTER:
         raise WriteRefused(f"a {row.table} cannot be written", hint="only coils and holding ones")
+    if row.bits:
+        return _mask_write(row, value)
     return WriteRegisters(row.unit_id, row.address, words_of(row, value))
+
+
+def together(queries: Sequence[WriteQuery]) -> list[tuple[WriteQuery, list[int]]]:
+    """The fewest writes that do the same, each with the places of what it does.
+
+    Coils that follow each other become one (function 15), and so do registers (16): the device gets
+    them at once. All others stay as they are; each is where the first of its parts was.
+    """
+    found: list[tuple[WriteQuery, list[int]]] = []
+
+    def place(i: int) -> tuple[str, int, int]:
+        return type(queries[i]).__name__, queries[i].unit_id, queries[i].address
+
+    for i in sorted(range(len(queries)), key=place):
+        last = _joined(found[-1][0], queries[i]) if found else None
+        if last is not None:
+            found[-1] = (last, [*found[-1][1], i])
+        else:
+            found.append((queries[i], [i]))
+    return sorted(found, key=lambda each: min(each[1]))
+
+
+def _joined(one: WriteQuery, other: WriteQuery) -> WriteQuery | None:
+    """Both as one write; None where they cannot be."""
+    if one.unit_id != other.unit_id:
+        return None
+    match one, other:
+        case WriteBits(bits=first), WriteBits(bits=second):
+            if one.address + len(first) == other.address and len(first) < WRITE_BITS_MAX:
+                return WriteBits(one.unit_id, one.address, first + second)
+        case WriteRegisters(words=first_words), WriteRegisters(words=second_words):
+            words = first_words + second_words
+            follows = one.address + len(first_words) // 2 == other.address
+            if follows and len(words) <= 2 * WRITE_REGISTERS_MAX:
+                return WriteRegisters(one.unit_id, one.address, words)
+    return None
+
+
+def _mask_write(row: RegisterRow, value: object) -> MaskWrite:
+    """Some bits of one register."""
+    if row.names or row.scale_from or width_of(row) != 1:
+        raise WriteRefused(f"{_name(row)} is more than bits of one register: not written")
+    low, count = parse_bits(row.bits)
+    if low + count > 16:
+        raise WriteRefused(f"{_name(row)}: a register has no bits {row.bits}")
+    if count == 1:
+        number = int(_bool(row, value))
+    else:
+        number = int.from_bytes(_integer(row, _number(row, value)))
+        if number >= 1 << count:
+            raise WriteRefused(f"{_name(row)}: {value!r:.60} is beyond what {count} bits hold")
+    kept, set_ = 0xFFFF ^ ((1 << count) - 1) << low, number << low
+    if row.byte_order in (ByteOrder.BADC, ByteOrder.DCBA):
+        kept, set_ = _swapped(kept), _swapped(set_)
+    return MaskWrite(row.unit_id, row.address, kept, set_)
+
+
+def _swapped(word: int) -> int:
+    return word >> 8 | (word & 0xFF) << 8
 
 
 def words_of(row: RegisterRow, value: float | str | bool) -> bytes:

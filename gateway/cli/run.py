@@ -7,7 +7,8 @@ import asyncio
 import gc
 import logging
 import signal
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -57,12 +58,14 @@ async def _serve(config: Any) -> None:
     notifier = Notifier.from_environment()
     async with AsyncExitStack() as opened:
         await opened.enter_async_context(gateway.opened())
-        http = config.settings.gateway.http
+        http, trail = config.settings.gateway.http, None
+        if config.settings.gateway.commands.broker:
+            trail = await opened.enter_async_context(_commands(gateway, config, status))
         if http.enabled:
             from gateway.ops.commands import api_of
             from gateway.ops.http import serve
 
-            api = api_of(gateway, http)
+            api = api_of(gateway, http, trail)
             host, port = await opened.enter_async_context(serve(status, http, api))
             log.info("gateway.page url=http://%s:%d/", host, port)
         offers = config.settings.gateway.modbus_server
@@ -88,3 +91,22 @@ async def _serve(config: Any) -> None:
             await running
             watching.cancel()
     log.info("gateway.stopped")
+
+
+@asynccontextmanager
+async def _commands(gateway: Any, config: Any, status: Any) -> AsyncIterator[Any]:
+    """Take commands over MQTT, where there is something they may set."""
+    from gateway.ops.commands import AuditTrail
+    from gateway.ops.mqtt_commands import Commander, serve_commands
+    from gateway.ops.writes import writes_of
+
+    settings, trail = config.settings.gateway.commands, AuditTrail(gateway)
+    writes = writes_of(gateway)
+    if writes is None:
+        yield trail
+        return
+    (broker,) = (s for s in config.settings.sources if s.name == settings.broker)
+    commander = Commander(writes, settings.age_max, gateway.clock, trail.keep)
+    status.further["commands"] = commander.stats
+    async with serve_commands(commander, settings, broker, config.settings.gateway.name):
+        yield trail

@@ -14,7 +14,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from gateway.asset import AssetSettings
 from gateway.config.draft import Draft, Findings
-from gateway.config.explain import Document
+from gateway.config.explain import Document, did_you_mean
 from gateway.config.places import KeyPath
 from gateway.config.planned import check_tags
 from gateway.config.reference import size_text, toml_text
@@ -63,6 +63,8 @@ def review(draft: Draft, document: Document, base: Path) -> Findings:
         _check_aggregate(found, ("aggregate", index), aggregate)
     for index, model in draft.model.items():
         _check_model(found, ("model", index), model, base)
+    if draft.gateway is not None and draft.gateway.commands.broker:
+        _check_commands(found, draft)
     _check_assets(found, draft.asset)
     check_tags(found, draft, base)
     return found
@@ -76,6 +78,25 @@ def _check_names(found: Findings, kind: str, entries: Mapping[int, Any]) -> None
             line = found.document.line((kind, earlier, "name"))
             what = f"the name {toml_text(entry.name)} is taken by the [[{kind}]] at line {line}"
             found.problem((kind, index, "name"), what, "Give one of them another name.")
+
+
+def _check_commands(found: Findings, draft: Draft) -> None:
+    """Whether commands over MQTT can come, and whether there is anything they may set."""
+    assert draft.gateway is not None
+    name, where = draft.gateway.commands.broker, ("gateway", "commands", "broker")
+    brokers = {s.name: s for s in draft.source.values() if isinstance(s, MqttSettings)}
+    broker = brokers.get(name)
+    if broker is None:
+        what = f"broker = {toml_text(name)} is no [[source]] of type mqtt"
+        mend = did_you_mean(name, brokers) or "Name the source whose broker brings commands."
+        found.problem(where, what, mend)
+        return
+    if not any(isinstance(s, ModbusSettings) and s.writes for s in draft.source.values()):
+        what = "commands over MQTT may set nothing: no source has writes = true"
+        found.warn(where, what, "Write it for the sources whose tags may be set.")
+    if not broker.tls and not _is_here(broker.host):
+        what = "commands cross the network unencrypted"
+        found.warn(where, what, f"Write tls = true and port = 8883 for {toml_text(name)}.")
 
 
 def _check_gateway(found: Findings, gateway: GatewaySettings, base: Path) -> None:

@@ -29,6 +29,7 @@ from gateway.stages.config import AggregateSettings
 
 __all__ = [
     "AnySink",
+    "CommandSettings",
     "GatewaySettings",
     "HttpSettings",
     "ModbusServerSettings",
@@ -106,6 +107,33 @@ class ModbusServerSettings(Settings):
         return check_listen(listen) if listen else listen
 
 
+class CommandSettings(Settings):
+    """Tags set by messages on one MQTT topic, beside the API."""
+
+    broker: str = Field(
+        default="",
+        description='name of the mqtt [[source]] whose broker brings them; "" = none does',
+        examples=["greenhouse"],
+    )
+    topic: str = Field(
+        default="",
+        max_length=256,
+        description='commands come here, and answers go to its "/answer";'
+        ' "" = sluicegate/<gateway>/write',
+        examples=["plant/line-1/set"],
+    )
+    age_max: Seconds = Field(
+        default=30.0, gt=0, le=3600, description="a command whose time is farther away is refused"
+    )
+
+    @field_validator("topic")
+    @classmethod
+    def _no_pattern(cls, topic: str) -> str:
+        if set(topic) & set("+#\0") or topic.startswith("$"):
+            raise ValueError("write one topic, without + and #")
+        return topic
+
+
 class ClockSettings(Settings):
     """When the machine's clock is believed; boards without a clock chip start in the past."""
 
@@ -152,6 +180,9 @@ class GatewaySettings(Settings):
     )
     modbus_server: ModbusServerSettings = Field(
         default=ModbusServerSettings(), description="tags offered to a PLC or an HMI"
+    )
+    commands: CommandSettings = Field(
+        default=CommandSettings(), description="tags set by messages on an MQTT topic"
     )
     spool: SpoolSettings = Field(
         default=SpoolSettings(), description="how much is kept on disk, and how durably"

@@ -31,7 +31,7 @@ from gateway.clock import Clock
 from gateway.errors import SluicegateError
 from gateway.settings import Secret, Settings
 
-__all__ = ["Api", "ApiStats", "Audit", "Refusal"]
+__all__ = ["Api", "ApiStats", "Audit", "Refusal", "parse_body"]
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +108,7 @@ class Api:
             raise Refusal(404, f"there is no command {name[:64]!r}")
         data = await _read(request)
         on_read()
-        body = _parse(data, command.body)
+        body = parse_body(data, command.body)
         self.stats.commands_total += 1
         outcome = "done"
         try:
@@ -181,7 +181,8 @@ async def _read(request: web.BaseRequest) -> bytes:
     return body
 
 
-def _parse(data: bytes, body: type[B]) -> B:
+def parse_body(data: bytes, body: type[B]) -> B:
+    """What a command says, strictly; raises Refusal."""
     try:
         orjson.loads(data)  # bounds the nesting, and knows no NaN
         json.loads(data, object_pairs_hook=_refuse_twice)

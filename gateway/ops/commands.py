@@ -21,7 +21,7 @@ from gateway.sources.modbus.source import ModbusSource
 from gateway.sources.modbus.wirelog import ON_S_DEFAULT, ON_S_MAX, WireLog
 from gateway.tag import DataType, Tag
 
-__all__ = ["AUDIT_TAG", "api_of", "audit_into"]
+__all__ = ["AUDIT_TAG", "AuditTrail", "api_of"]
 
 AUDIT_TAG = "gateway.audit"
 
@@ -57,11 +57,11 @@ class WireLogLinesBody(Settings):
     source: Name = Field(description="name of a Modbus [[source]]")
 
 
-def api_of(gateway: Gateway, settings: HttpSettings) -> Api | None:
+def api_of(gateway: Gateway, settings: HttpSettings, trail: AuditTrail | None = None) -> Api | None:
     """The commands of a gateway; None where its configuration allows none."""
     if settings.token is None:
         return None
-    api = Api(settings.token, gateway.clock, audit_into(gateway).keep)
+    api = Api(settings.token, gateway.clock, (trail or AuditTrail(gateway)).keep)
     wire_logs = {
         source.name: source.device.peer.wire_log
         for source in gateway.sources
@@ -76,7 +76,9 @@ def api_of(gateway: Gateway, settings: HttpSettings) -> Api | None:
     return api
 
 
-class _AuditTrail:
+class AuditTrail:
+    """Where records of what was told are kept; one for all who tell."""
+
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
         self._tag_id = np.array(
@@ -105,11 +107,6 @@ class _AuditTrail:
         text = orjson.dumps(record).decode()
         frame = Frame.of(self._last_ns, self._tag_id, np.array([np.nan]), exact={0: text})
         self._gateway.spool.append(Turn(self._last_ns, {Lane.EVENT: frame}))
-
-
-def audit_into(gateway: Gateway) -> _AuditTrail:
-    """Where records of what was told are kept."""
-    return _AuditTrail(gateway)
 
 
 def _add_writes(api: Api, gateway: Gateway) -> None:

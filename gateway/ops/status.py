@@ -42,6 +42,7 @@ class Status:
         self.sources: Sequence[SourceView] = gateway.sources
         self.sinks: Sequence[SinkView] = gateway.sinks
         self.loop = LoopStats()
+        self.further: dict[str, Stats] = {}  # of parts that only some gateways have
 
     @property
     def models(self) -> Mapping[str, ModelStats]:
@@ -56,6 +57,7 @@ class Status:
             "clock": gateway.clock_stats,
             "spool": gateway.spool.stats,
             "spool_wear": gateway.wear.stats,
+            **self.further,
         }
 
     @property

@@ -23,6 +23,7 @@ from gateway.sources.mqtt.packets import (
     encode_connect,
     encode_disconnect,
     encode_pubacks,
+    encode_publish,
     encode_subscribe,
 )
 
@@ -110,6 +111,11 @@ class Link(asyncio.Protocol):
             taken.append(inbox.popleft())
         self._steer()
         return taken
+
+    def publish(self, topic: str, payload: bytes) -> None:
+        """Send a message that may be lost (QoS 0)."""
+        if self._lost is None:
+            self._transport.write(encode_publish(topic, payload, self._source.version))
 
     def acknowledge(self, packet_ids: Sequence[int]) -> None:
         """PUBACK in this order, in one write."""

@@ -29,6 +29,7 @@ __all__ = [
     "encode_connect",
     "encode_disconnect",
     "encode_pubacks",
+    "encode_publish",
     "encode_subscribe",
 ]
 
@@ -125,10 +126,16 @@ def encode_connect(connect: Connect) -> bytes:
 
 
 def encode_subscribe(packet_id: int, filters: Iterable[tuple[str, int]], version: int) -> bytes:
-    """SUBSCRIBE to some (filter, QoS) (5.0, 3.8)."""
+    """SUBSCRIBE to some (filter, options): QoS, and of version 5 more (5.0, 3.8.3.1)."""
     body = struct.pack(">H", packet_id) + (b"\0" if version == MQTT_5 else b"")
     body += b"".join(_text(name) + bytes([qos]) for name, qos in filters)
     return b"\x82" + _length(len(body)) + body
+
+
+def encode_publish(topic: str, payload: bytes, version: int) -> bytes:
+    """A message of QoS 0, not retained (5.0, 3.3)."""
+    body = _text(topic) + (b"\0" if version == MQTT_5 else b"") + payload
+    return b"\x30" + _length(len(body)) + body
 
 
 def encode_pubacks(packet_ids: Iterable[int]) -> bytes:

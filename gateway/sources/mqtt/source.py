@@ -13,9 +13,7 @@ its first copy is on disk. Over a crash of the gateway it is known by (tag, time
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import ssl
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -25,17 +23,13 @@ from typing import NamedTuple
 import numpy as np
 
 from gateway.asset import tag_facts
-from gateway.errors import SluicegateError, SourceLost, SourceUnavailable, WireError
+from gateway.errors import SluicegateError, WireError
 from gateway.frame import Arrival, IdArray
-from gateway.sources import SourceContext, SourceStats
+from gateway.sources import SourceContext
+from gateway.sources.mqtt.client import Client
 from gateway.sources.mqtt.config import FieldSettings, MqttSettings, TopicSettings
 from gateway.sources.mqtt.link import Link
-from gateway.sources.mqtt.packets import (
-    MQTT_5,
-    MQTT_311,
-    Connect,
-    Publish,
-)
+from gateway.sources.mqtt.packets import Publish
 from gateway.sources.mqtt.payload import PayloadReader, Rows
 from gateway.sources.mqtt.topics import CACHE_MAX, TopicPattern
 from gateway.tag import DataType
@@ -45,12 +39,7 @@ __all__ = ["MqttSource", "build"]
 log = logging.getLogger(__name__)
 
 TAGS_DISCOVERED_MAX = 10_000
-# Another client with our id throws us out, and we it: slowly, so that an operator can read why.
-TAKEN_OVER_PAUSE_S = 5.0
 COMPLAINTS_MAX = 100
-# A broker that knows version 5 answers at once; one that does not may say nothing at all.
-ANSWER_TO_5_S = 2.0
-_NO_SUCH_VERSION = (1, 0x84)
 
 
 def build(settings: MqttSettings, context: SourceContext) -> MqttSource:
@@ -74,19 +63,19 @@ class _Refusal(NamedTuple):
     text: str
 
 
-class MqttSource:
+class MqttSource(Client):
     """One [[source]] of type "mqtt"."""
 
     def __init__(self, settings: MqttSettings, context: SourceContext) -> None:
-        self.name = settings.name
-        self.stats = SourceStats()
-        self.settings = settings
+        self.patterns = [(TopicPattern(each.pattern), each) for each in settings.topics]
+        super().__init__(
+            settings.name,
+            settings,
+            settings.client_id or f"sluicegate-{context.gateway_name}-{settings.name}",
+            [(pattern.filter, topic.qos) for pattern, topic in self.patterns],
+        )
         self.context = context
         self.taken: dict[int, _Taken] = {}
-        self.version = MQTT_5
-        self.had_session = False
-        self.was_taken_over = False
-        self.patterns = [(TopicPattern(each.pattern), each) for each in settings.topics]
         self._ids: dict[int, None] = {}
         self._id_array: IdArray = np.empty(0, np.int32)
         self._readers: dict[str, PayloadReader | _Refusal] = {}
@@ -101,31 +90,15 @@ class MqttSource:
             self._id_array = np.fromiter(self._ids, np.int32, len(self._ids))
         return self._id_array
 
-    @property
-    def client_id(self) -> str:
-        own = f"sluicegate-{self.context.gateway_name}-{self.name}"
-        return self.settings.client_id or own
-
     @asynccontextmanager
     async def session(self) -> AsyncIterator[_Session]:
         """Connected and subscribed; raises SourceUnavailable."""
-        if self.was_taken_over:
-            self.was_taken_over = False
-            await asyncio.sleep(TAKEN_OVER_PAUSE_S)
-        try:
-            async with asyncio.timeout(self.settings.connect_timeout):
-                link = await self._connect()
-        except TimeoutError as error:
-            raise SourceUnavailable(
-                f"the broker {self.settings.host}:{self.settings.port} does not answer",
-                hint="check its address, the cable and the firewall",
-            ) from error
-        pinging = asyncio.create_task(link.keep_alive(), name=f"ping:{self.name}")
-        try:
+        async with self.connected() as link:
             yield _Session(self, link)
-        finally:
-            pinging.cancel()
-            link.close(SourceLost("closed"), politely=True)
+
+    def begins_anew(self) -> None:
+        """What was taken from the session that is lost will not be acknowledged any more."""
+        self.taken.clear()
 
     def take(self, message: Publish, arrival_ns: int, rows: Rows) -> None:
         """Make samples of a message; what is wrong with it is counted, and said once."""
@@ -152,85 +125,6 @@ class MqttSource:
             return
         self._complaints.add((kind, topic))
         log.warning("mqtt.message_refused source=%s topic=%s error=%s", self.name, topic, error)
-
-    async def _connect(self) -> Link:
-        """Open a link in the newest version the broker speaks."""
-        while True:
-            link = await self._open()
-            is_5 = self.version == MQTT_5
-            try:
-                async with asyncio.timeout(ANSWER_TO_5_S if is_5 else None):
-                    return await self._introduce_us(link)
-            except SourceLost as error:
-                link.close(error)
-                if not is_5:
-                    self.version = MQTT_5  # it was not the version; begin anew next time
-                    raise SourceUnavailable(f"the broker hung up: {error}") from error
-            except SourceUnavailable as error:
-                link.close(error)
-                if not is_5 or link.refusal not in _NO_SUCH_VERSION:
-                    raise
-            except BaseException as error:
-                link.close(SourceLost("given up before the broker answered"))
-                if not isinstance(error, TimeoutError) or not is_5:
-                    self.version = MQTT_5
-                    raise
-            # An old broker refuses version 5, hangs up, or waits for bytes that never come.
-            self.version = MQTT_311
-
-    async def _open(self) -> Link:
-        settings = self.settings
-        context = None
-        loop = asyncio.get_running_loop()
-        try:
-            if settings.tls:
-                context = ssl.create_default_context(cafile=settings.tls_ca or None)
-            _, link = await loop.create_connection(
-                partial(Link, self), settings.host, settings.port, ssl=context
-            )
-        except (OSError, ssl.SSLError) as error:
-            raise SourceUnavailable(
-                f"cannot connect to the broker {settings.host}:{settings.port}:"
-                f" {error.strerror or error}",
-                hint="check that the broker runs, and its address",
-            ) from error
-        return link
-
-    async def _introduce_us(self, link: Link) -> Link:
-        settings = self.settings
-        try:
-            password = settings.password.read() if settings.password else ""
-        except SluicegateError as error:
-            raise SourceUnavailable(error.message, hint=error.hint) from error
-        connack = await link.connect(
-            Connect(
-                client_id=self.client_id,
-                keepalive_s=max(1, round(settings.keepalive)),
-                username=settings.username,
-                password=password,
-                version=self.version,
-                session_expiry_s=min(round(settings.session_expiry), 2**32 - 1),
-                receive_max=settings.receive_max,
-                packet_bytes_max=settings.packet_bytes_max,
-            )
-        )
-        if not connack.session_present:
-            if self.had_session:
-                self.stats.errors_total["session_lost"] += 1
-                log.warning("mqtt.session_lost source=%s client_id=%s", self.name, self.client_id)
-            self.taken.clear()
-        self.had_session = True
-        filters = [(pattern.filter, topic.qos) for pattern, topic in self.patterns]
-        reasons = await link.subscribe(filters)
-        if len(reasons) != len(filters):
-            raise SourceUnavailable("the broker answers fewer subscriptions than were asked for")
-        for (name, _), reason in zip(filters, reasons, strict=True):
-            if reason >= 0x80:
-                raise SourceUnavailable(
-                    f"the broker refuses the subscription to {name} (reason 0x{reason:02x})",
-                    hint="allow it to this user in the broker's access list",
-                )
-        return link
 
     def _new_reader(self, topic: str) -> PayloadReader | _Refusal:
         reader: PayloadReader | _Refusal = _Refusal("topic", "no [[source.topic]] matches")

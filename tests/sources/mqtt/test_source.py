@@ -16,7 +16,7 @@ from gateway.clock import SystemClock
 from gateway.errors import SourceLost, SourceUnavailable
 from gateway.frame import Arrival
 from gateway.sources import SourceContext
-from gateway.sources.mqtt import source as module
+from gateway.sources.mqtt import client as module
 from gateway.sources.mqtt.config import MqttSettings
 from gateway.sources.mqtt.packets import MQTT_5, MQTT_311
 from gateway.sources.mqtt.source import MqttSource, build

@@ -139,6 +139,6 @@ def test_a_sunspec_device_says_its_own_map(
     found = load_register_map(path, {"default": 1.0, "slow": 1.0})
     assert found.problems == ()
     assert [(row.asset, row.tag, row.address) for row in found.rows][:2] == [
-        ("unit-3", "common.Mn", 40004),
-        ("unit-3", "common.Md", 40020),
+        ("unit-3", "common.ID", 40002),
+        ("unit-3", "common.L", 40003),
     ]

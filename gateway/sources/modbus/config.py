@@ -292,6 +292,13 @@ class RegisterRow(Settings):
         description='stored numbers that mean "not there", such as "0x8000"; of a string "0", that'
         " an empty one does; bad quality",
     )
+    expect: int | None = Field(
+        default=None,
+        ge=0,
+        le=65535,
+        description="the number that must be stored there; else the device is another one, and no"
+        " tag of its request is believed",
+    )
     scale_from: str = Field(
         default="", description="tag of the same asset that holds the power of ten (SunSpec sf)"
     )

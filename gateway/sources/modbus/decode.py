@@ -115,6 +115,9 @@ class BlockDecoder:
         self._strings: list[tuple[int, slice, ByteOrder, bool]] = []  # last: may be missing
         self._names: list[_Names] = []
         members = [rows[index] for index in block.rows]
+        expected = [(row.address, row.expect) for row in members if row.expect is not None]
+        self._expected_at = np.array([at - block.request.address for at, _ in expected], np.intp)
+        self._expected = np.array([number for _, number in expected], np.uint16)
         self._may_be_nan = any(row.data_type.is_float for row in members)
         first = block.request.address
         if block.request.reads_bits:
@@ -179,6 +182,12 @@ class BlockDecoder:
         self._beside_bytes = np.array(
             [(at + swapped, at + 1 - swapped) for _, at, swapped in beside], np.intp
         ).reshape(-1)
+
+    def is_of_another(self, block: bytes) -> bool:
+        """Whether an answer has other numbers than rows expect: it is not of the device meant."""
+        if not self._expected.size:
+            return False
+        return bool((np.frombuffer(block, ">u2")[self._expected_at] != self._expected).any())
 
     def decode(self, block: bytes) -> Decoded:
         """The values in an answer of the right length.

@@ -42,7 +42,12 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "data_type": tuple(RegisterType),
     "byte_order": tuple(ByteOrder),
 }
-_INTEGERS = {"unit_id": (0, 255), "address": (0, 65535), "length": (0, 125)}
+_INTEGERS = {
+    "unit_id": (0, 255),
+    "address": (0, 65535),
+    "length": (0, 125),
+    "expect": (0, 65535),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,6 +327,11 @@ class _Reader:
             (
                 bool(row.bits) and (is_bit or not (row.data_type.is_unsigned or _is_bool(row))),
                 ("bits", f"{row.data_type} has no single bits", 'Write "uint16" or "uint32".'),
+            ),
+            (
+                row.expect is not None
+                and (is_bit or bool(row.bits) or row.data_type is not RegisterType.UINT16),
+                ("expect", "only a whole uint16 is expected", "Give it a row of its own."),
             ),
             (
                 bool(row.names) and (is_bit or not is_whole),

@@ -8,6 +8,7 @@ What goes wrong with a block costs that block; its tags get a bad quality with t
     exception 5, 6     the device is busy: the block is left alone for a while
     exception 10, 11   the unit behind a Modbus gateway is away: it is left alone for a while
     other exceptions   bad for this scan
+    unexpected numbers bad, and the device is doubted: it may be another one by now
     time-out, nonsense the connection is replaced; the unit id is left alone for a while
     reset              the same, but first the request is tried once more
 
@@ -97,6 +98,7 @@ class Device:
         """`file` is where what is learned of it is kept; None: nowhere."""
         self._file = file
         self.settings = settings
+        self.doubted: set[int] = set()  # unit ids that have answered as another device would
         self.patience = Patience()
         self.peer = Peer(settings.name)
         self.plans: tuple[ScanPlan, ...]
@@ -173,6 +175,7 @@ class Scanner:
         self._connecting = asyncio.Lock()
         self._opened = AsyncExitStack()  # holds the connection, one at a time
         self._said_silent: set[int] = set()
+        self._said_strange: set[int] = set()
         self._error: SourceError = SourceLost("nothing was read yet")
         self.answered_ns = 0  # when the last answer came; 0: there was none in this session
         self.busy_ns = 0  # from requests to their answers, all in all
@@ -258,6 +261,8 @@ class Scanner:
         waiting = patience.reason_to_wait(request, now_s)
         if waiting is None and scan.breaks[request.unit_id] >= BREAKS_MAX:
             waiting = Quality.BAD_NO_COMMUNICATION
+        if request.unit_id in self._device.doubted and self._device.settings.profile:
+            waiting = Quality.BAD_CONFIGURATION  # it is asked what it has, before the next scan
         if waiting is not None:
             # A parked tag is known to be wrong; what it costs is in the log, not in each scan.
             scan.failed += waiting is not Quality.BAD_CONFIGURATION
@@ -277,9 +282,28 @@ class Scanner:
         scan.working.add(request.unit_id)
         if self._device.learned.alone:
             self._welcome_back(reader, scan)
+        if reader.decoder.is_of_another(block):
+            self._doubt(reader, scan)
+            return False
         values, codes, exact = reader.decoder.decode(block)
         scan.frames.append(Frame.of(t_ns, reader.ids, values, codes, exact))
         return True
+
+    def _doubt(self, reader: BlockReader, scan: _Scan) -> None:
+        """What is there is not what the map says: nothing of it is believed."""
+        device, unit_id = self._device, reader.request.unit_id
+        self._stats.errors_total["unexpected"] += 1
+        self._stats.error_last = f"unit {unit_id} has other numbers than its map expects"
+        if unit_id not in self._said_strange:
+            self._said_strange.add(unit_id)
+            address = reader.request.address
+            log.warning(
+                "modbus.unexpected source=%s unit_id=%d address=%d", self._name, unit_id, address
+            )
+        device.doubted.add(unit_id)
+        device.exponents[list(reader.block.rows)] = np.nan
+        scan.failed += 1
+        scan.add_bad(reader, Quality.BAD_CONFIGURATION, self._clock.monotonic_ns())
 
     async def _request(self, request: Request, scan: _Scan) -> tuple[bytes, int]:
         """The block's bytes, and the middle of its request and answer, in monotonic time."""

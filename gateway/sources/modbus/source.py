@@ -13,7 +13,6 @@ import logging
 import zlib
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
@@ -27,7 +26,7 @@ from gateway.sources.modbus.plan import ScanPlan
 from gateway.sources.modbus.rows import load_register_map
 from gateway.sources.modbus.scan import Device, Scanner
 from gateway.sources.modbus.standby import Ways
-from gateway.sources.modbus.wire import Query
+from gateway.sources.modbus.wire import Query, Request
 from gateway.tag import Quality, Tag
 
 if TYPE_CHECKING:
@@ -138,9 +137,14 @@ class ModbusSource:
         """
         profile, clock = self.profile, self.context.clock
         assert profile is not None
-        timeout_s = self.device.settings.response_timeout
+        settings = self.device.settings
+
+        async def ask(request: Request) -> bytes:
+            await asyncio.sleep(settings.request_pause)
+            return await scanner.ask(request, settings.response_timeout)
+
         try:
-            await profile.look(partial(scanner.ask, timeout_s=timeout_s), clock.monotonic_s())
+            await profile.look(ask, clock.monotonic_s())
         except SourceError as error:
             self.stats.errors_total["sunspec"] += 1
             if not self._map:
@@ -263,7 +267,10 @@ class _Session:
             return None
         now_s, silent = self._clock.monotonic_s(), self._source.device.patience.silent_units
         for unit_id in self._silent - silent:
-            profile.doubt(unit_id, now_s)
+            profile.doubt(unit_id, now_s, is_another=False)
+        for unit_id in self._source.device.doubted:
+            profile.doubt(unit_id, now_s, is_another=True)
+        self._source.device.doubted.clear()
         self._silent = silent
         if not profile.due(now_s):
             return None

@@ -338,3 +338,28 @@ async def test_thousands_of_hostile_polls_give_no_wrong_value(
             pass
     assert good > 2000
     assert len(rig.source.stats.errors_total) >= 5
+
+
+async def test_a_device_that_is_not_the_one_expected_gives_no_value(
+    device: Hostile, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rig = Rig(tmp_path, device.port, {1: [9, 10, 300]})
+    rows = rig.source.device.rows
+    rows = [rows[0].model_copy(update={"expect": 9}), *rows[1:]]
+    rig.source.device.adopt(rows, rig.source.device.ids)
+    async with rig.source.session() as session:
+        found = rig.read((await session.read()).frame)
+        assert found == {"u1.r9": 9, "u1.r10": 10, "u1.r300": 300}
+        device.usual = another
+        bad = Quality.BAD_CONFIGURATION
+        for _ in range(2):
+            found = rig.read((await session.read()).frame)
+            assert found == {"u1.r9": bad, "u1.r10": bad, "u1.r300": 301}
+        device.usual = well
+        assert rig.read((await session.read()).frame)["u1.r10"] == 10
+    assert rig.source.stats.errors_total["unexpected"] == 2
+    assert caplog.text.count("modbus.unexpected") == 1
+
+
+async def another(asked: Asked, writer: asyncio.StreamWriter) -> None:
+    writer.write(right(asked, 1))

@@ -34,6 +34,7 @@ from gateway.sources.modbus.sunspec.profile import csv_text
 from gateway.stages.condition import Condition
 from gateway.tag import Quality, TagTable
 from tests.sources.modbus import sunspec_truth
+from tests.sources.modbus.lying import Asked, frame, hostile
 from tests.sources.modbus.sunspec_truth import contents, definition
 
 needs_definitions = pytest.mark.skipif(
@@ -135,7 +136,7 @@ def test_every_model_is_read_as_struct_reads_it(
     got = {
         name.removeprefix(prefix): value
         for name, value in decoded(rows, registers).items()
-        if name not in scales
+        if name not in scales and name not in (prefix + "ID", prefix + "L")
     }
     truth = contents(model_id, model)
     assert got.keys() == truth.keys()
@@ -318,7 +319,7 @@ async def test_a_unit_that_comes_while_others_are_read_is_read_from_then_on(
         assert "barn.inverter.W" not in rig.read((await session.read()).frame)
     barn, found = chain(common("SN-2"), inverter(power=7), base=50000), {}
     async with asyncio.timeout(60), serving({1: roof, 2: barn}, port):
-        while found.get("barn.inverter.W") != 7:
+        while found.get("barn.inverter.W") != 7 or "roof.common.SN" not in found:
             found |= rig.read((await session.read()).frame)
         await opened.__aexit__(None, None, None)
     expected(found)
@@ -363,6 +364,70 @@ async def test_another_device_at_the_same_address_is_not_read_by_the_old_ones_ma
     expected(found)
     assert found["roof.mppt.module_2.DCW"] == 400
     assert rig.file.read_text() == csv_text(rig.source.profile.rows)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("is_alone", [True, False])
+async def test_a_device_that_becomes_another_one_while_it_is_read_gives_no_wrong_value(
+    tmp_path: Path, *, is_alone: bool
+) -> None:
+    old = chain(common("SN-1"), inverter(), mppt(2))
+    new = chain(common("SN-1"), mppt(4), inverter(power=77), mppt(1))
+    registers: dict[int, int] = dict(old)
+
+    async def act(
+        _function: int, start: int, address: int, count: int, words: list[int], _: Any
+    ) -> None:
+        now = [registers.get(start + i, 0) for i in range(len(words))]
+        words[address - start : address - start + count] = now[address - start :][:count]
+
+    data = SimData(40000, count=400, datatype=DataType.REGISTERS)
+    devices = [SimDevice(id=1, simdata=[data], action=act)]
+    devices += [] if is_alone else [SimDevice(id=2, simdata=_blocks(chain(inverter())))]
+    server = ModbusTcpServer(devices, address=("127.0.0.1", 0))
+    await server.serve_forever(background=True)
+    port = server.transport.sockets[0].getsockname()[1]  # type: ignore[union-attr] - a server
+    units = {"1": "roof"} | ({} if is_alone else {"2": "barn"})
+    rig = Rig(tmp_path, port, sunspec={"units": units})
+    seen: list[dict[str, Any]] = []
+    async with asyncio.timeout(60), rig.source.session() as session:
+        while not seen or seen[-1].get("roof.inverter.W") != 2301:
+            seen.append(rig.read((await session.read()).frame))
+        registers.clear()
+        registers.update(new)
+        before = len(seen)
+        while seen[-1].get("roof.inverter.W") != 77:
+            seen.append(rig.read((await session.read()).frame))
+            assert len(seen) < before + 200
+    await server.shutdown()
+    for found in seen[before:]:
+        for name, value in found.items():
+            if name.startswith("roof.inverter.") and name.endswith((".W", ".A", ".WH", ".St")):
+                right = {"W": 77, "A": 12.5, "WH": 1234560, "St": "MPPT"}[name.rpartition(".")[2]]
+                assert value in (right, Quality.BAD_CONFIGURATION, Quality.BAD_NO_COMMUNICATION)
+    assert rig.source.stats.errors_total["unexpected"] >= 1
+    tags = {row.tag for row in rig.source.device.rows}
+    assert {"mppt.module_4.DCW", "mppt_2.module_1.DCW"} <= tags
+
+
+async def test_a_device_that_is_silent_where_it_has_nothing_is_found_all_the_same(
+    tmp_path: Path,
+) -> None:
+    registers = chain(common("SN-1"), inverter(), base=0)
+
+    async def answer(asked: Asked, writer: asyncio.StreamWriter) -> None:
+        words = [registers.get(asked.address + i) for i in range(asked.quantity)]
+        if None in words:
+            return
+        block = struct.pack(f">{len(words)}H", *words)
+        writer.write(frame(asked, bytes([3, len(block)]) + block))
+
+    async with hostile() as device:
+        device.usual = answer
+        rig = Rig(tmp_path, device.port, response_timeout=0.3)
+        for _ in range(2):
+            with pytest.raises(SourceUnavailable):
+                await rig.values()
+        expected(await rig.values())
 
 
 async def test_a_standby_with_another_layout_is_not_read_by_the_first_ones(tmp_path: Path) -> None:

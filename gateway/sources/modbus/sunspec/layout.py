@@ -172,9 +172,10 @@ def _rows(
             for pattern in patterns
         )
     }
-    fast = {each.scale_from for each in wanted.values() if not each.point.is_slow}
+    measured = [each for each in wanted.values() if not each.point.is_slow]
+    fast = {each.scale_from for each in measured}
     scales = {each.scale_from for each in wanted.values()} - {""}
-    rows = []
+    rows = _header_rows(model, name, asset, unit_id, FAST if measured else SLOW) if wanted else []
     for each in placed:
         point, is_scale = each.point, each.point.type == "sunssf"
         if is_scale:
@@ -206,3 +207,24 @@ def _rows(
             facts["scale"] = float(f"1e{point.scale}")
         rows.append(RegisterRow.model_validate(facts))
     return rows
+
+
+def _header_rows(
+    model: FoundModel, name: str, asset: str, unit_id: int, scan_class: str
+) -> list[RegisterRow]:
+    """Id and length, read with the points: as long as they are right, the model is where it was."""
+    expected = (("ID", model.model_id), ("L", model.length))
+    return [
+        RegisterRow.model_validate(
+            {
+                "asset": asset,
+                "tag": f"{name}.{tag}",
+                "unit_id": unit_id,
+                "address": model.address + offset,
+                "expect": number,
+                "scan_class": scan_class,
+                "deadband": 0.5,
+            }
+        )
+        for offset, (tag, number) in enumerate(expected)
+    ]

@@ -1,8 +1,10 @@
 """Profile: what is known of the SunSpec units of one [[source]], kept over restarts.
 
 A unit is asked for its models before it is scanned, at every connect: what it had last time is only
-what its tags are called while it is away. A unit that does not answer, or is no SunSpec device, is
-asked again later, one request at a time, while the others are scanned.
+what its tags are called while it is away. Each model's id and length are read with its values; when
+they are others, nothing of that request is believed and the unit is asked again. A unit that does
+not answer, or is no SunSpec device, is asked again later, one request at a time, while the others
+are scanned.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ __all__ = ["Profile", "csv_text", "file_of"]
 log = logging.getLogger(__name__)
 
 # A unit that is away costs the others one deadline then, and half of that share each time after.
-PAUSE_FIRST_S = 10.0
+PAUSE_FIRST_S = 2.0
 PAUSE_MAX_S = 300.0
 
 Ask = Callable[[Request], Awaitable[bytes]]
@@ -65,7 +67,7 @@ class _Unit:
         self.asset = asset
         self.rows: Sequence[RegisterRow] = ()  # as far as it is known
         self.is_confirmed = False  # in this session
-        self.bases: Sequence[int] = BASES
+        self.bases: Sequence[int] = BASES  # the likeliest first
         self.tried = 0  # attempts without success in this session
         self.due_s = 0.0
         self.error = ""  # why it is not read
@@ -109,11 +111,12 @@ class Profile:
         for unit in self._units:
             unit.is_confirmed, unit.tried, unit.due_s = False, 0, 0.0
 
-    def doubt(self, unit_id: int, now_s: float) -> None:
-        """A unit was away, and is back: it may be another device now."""
+    def doubt(self, unit_id: int, now_s: float, *, is_another: bool) -> None:
+        """A unit was away and is back, or its models are not where they were: ask it again."""
         for unit in self._units:
             if unit.unit_id == unit_id:
                 unit.due_s = now_s
+                unit.is_confirmed = unit.is_confirmed and not is_another
 
     def due(self, now_s: float) -> bool:
         """Whether some unit is to be asked now."""
@@ -145,12 +148,14 @@ class Profile:
         async def read(address: int, quantity: int) -> bytes:
             return await ask(Request(unit.unit_id, 3, address, quantity))
 
-        if unit.tried:
-            # One request: at its address the marker is there, or another address has its turn.
-            bases = [unit.bases[unit.tried % len(unit.bases)]]
+        # Once it was in vain, one address at a time: each may cost the others a deadline.
+        bases = unit.bases[:1] if unit.tried else unit.bases
+        try:
             base = await find_marker(read, bases)
-        else:
-            base = await find_marker(read, unit.bases)
+        except SourceError:
+            # Some devices meet an address that they do not have with silence.
+            unit.bases = (*unit.bases[1:], unit.bases[0])
+            raise
         found = await discover(read, (base,), self._models)
         unit.bases = (base, *(other for other in unit.bases if other != base))
         return found

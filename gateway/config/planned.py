@@ -191,7 +191,11 @@ class _Planner:
                 tag = self._assets.tag(row.asset, row.tag, source=source.name, **tag_facts(row))
             except UnknownAsset:
                 continue
-            if not self._add(tag, f"what the device of {source.name} had"):
+            there = self._add(tag, f"what the device of {source.name} had")
+            if there:
+                what = f"the tag {toml_text(tag.name)} is also in {there}: it is not read from here"
+                self._found.warn(where, what, "Give one of them another asset.")
+            else:
                 rows.append(row)
         own = self._found.register_maps.get(source.name, ())
         self._found.register_maps[source.name] = (*own, *rows)

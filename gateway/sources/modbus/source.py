@@ -94,11 +94,16 @@ class ModbusSource:
         self.profile = profile
         directory = context.directory
         file = directory / f"{self.name}.json" if directory else None
-        self.device = Device(settings, rows, self._ids(rows), file)
+        ids = [context.table.add(self._tag(row)) for row in rows]
+        self.device = Device(settings, rows, np.array(ids, np.int32), file)
+        self._map_ids = self.device.ids
+        self._said_left_out = ""
         self._all_ids = self.device.ids
         self.ways = Ways(settings, self.device, self.stats, context.clock)
+        # Whether there is anything to see to between two scans.
+        self.has_business = profile is not None or self.ways.are_several
         if profile is not None:
-            self._know(self._ids(self._without_namesakes(profile.rows)))
+            self._know(self._take_up(profile.rows)[1])
 
     @property
     def tag_ids(self) -> IdArray:
@@ -150,12 +155,10 @@ class ModbusSource:
             if not self._map:
                 raise SourceUnavailable(error.message, hint=error.hint) from error
         self.stats.error_last = profile.fault or self.stats.error_last
-        rows = (*self._map, *self._without_namesakes(profile.confirmed_rows))
+        found, found_ids = self._take_up(profile.confirmed_rows)
+        rows = (*self._map, *found)
         if rows != tuple(self.device.rows):
-            try:
-                ids = self._ids(rows)
-            except SluicegateError as error:
-                raise SourceUnavailable(error.message, hint=error.hint) from error
+            ids = np.append(self._map_ids, found_ids)
             self.device.adopt(rows, ids)
             self._know(ids)
             await asyncio.to_thread(profile.save)
@@ -169,16 +172,31 @@ class ModbusSource:
         quality = int(Quality.BAD_NO_COMMUNICATION)
         return Frame.of(clock.utc_ns(), away, nothing, quality) if len(away) else None
 
-    def _without_namesakes(self, rows: Sequence[RegisterRow]) -> list[RegisterRow]:
-        """Rows less those whose tags the map has: a person wrote that."""
+    def _take_up(self, rows: Sequence[RegisterRow]) -> tuple[list[RegisterRow], IdArray]:
+        """Rows of the profile that can be tags, and their ids.
+
+        Those that the map has are left out: a person wrote that. So are those whose name is another
+        source's, and those beyond `tags_max`.
+        """
         own = {(row.asset, row.tag) for row in self._map}
-        return [row for row in rows if (row.asset, row.tag) not in own]
+        taken, ids, left_out = [], [], ""
+        for row in rows:
+            if (row.asset, row.tag) in own:
+                continue
+            try:
+                ids.append(self.context.table.add(self._tag(row)))
+            except SluicegateError as error:
+                left_out = str(error)
+            else:
+                taken.append(row)
+        if left_out and left_out != self._said_left_out:
+            count = len(rows) - len(taken)
+            log.warning("sunspec.left_out source=%s tags=%d error=%s", self.name, count, left_out)
+        self._said_left_out = left_out
+        return taken, np.array(ids, np.int32)
 
     def _know(self, ids: IdArray) -> None:
         self._all_ids = np.union1d(self._all_ids, ids).astype(np.int32)
-
-    def _ids(self, rows: Sequence[RegisterRow]) -> IdArray:
-        return np.array([self.context.table.add(self._tag(row)) for row in rows], np.int32)
 
     def _tag(self, row: RegisterRow) -> Tag:
         return self.context.assets.tag(
@@ -218,9 +236,10 @@ class _Session:
         A frame proves that the peer works: until there was any answer, none is given.
         """
         while True:
-            away = await self._between_scans() if not self._under_way else None
-            if away is not None:
-                return Arrival(away)
+            if self._source.has_business and not self._under_way:
+                away = await self._between_scans()
+                if away is not None:
+                    return Arrival(away)
             slots = self._next_due() if self._under_way else await self._wait()
             if slots is not None:
                 self._begin(slots)

@@ -147,10 +147,15 @@ class Ways:
         self.is_due_back = False
         """The first address was well for long enough: `take_back` when no scan is under way."""
 
+    @property
+    def are_several(self) -> bool:
+        """Whether there is a standby."""
+        return len(self._all) > 1
+
     @asynccontextmanager
     async def open(self, scanner: Scanner) -> AsyncIterator[None]:
         """Connected, to the address whose turn it is, for one session; raises SourceUnavailable."""
-        if len(self._all) == 1:
+        if not self.are_several:
             await scanner.connect()
             yield
             return

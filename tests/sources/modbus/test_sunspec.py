@@ -198,7 +198,7 @@ def _blocks(registers: Mapping[int, int]) -> list[SimData]:
 class Rig:
     """A source with the profile, in a folder that outlives it."""
 
-    def __init__(self, folder: Path, port: int, **more: Any) -> None:
+    def __init__(self, folder: Path, port: int, taken: Sequence[str] = (), **more: Any) -> None:
         base: dict[str, Any] = {
             "type": "modbus-tcp",
             "name": "roof",
@@ -218,6 +218,9 @@ class Rig:
             has_room=lambda: True,
             directory=folder,
         )
+        for name in taken:
+            asset, _, tag = name.partition(".")
+            self.table.add(context.assets.tag(asset, tag, source="another"))
         self.file = folder / "roof.sunspec.csv"
         self.source: ModbusSource = build(ModbusTcpSettings.model_validate(base | more), context)
 
@@ -469,6 +472,19 @@ async def test_models_and_points_are_chosen(tmp_path: Path) -> None:
     assert "inverter.W" in tags
     assert "mppt.module_2.DCW" in tags
     assert not tags & {"common.SN", "inverter.A", "mppt.module_1.DCW"}
+
+
+async def test_a_name_that_is_taken_costs_that_tag_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving({1: chain(common("SN-1"), inverter())}) as port:
+        for _ in range(2):  # found now, and known from before
+            rig = Rig(tmp_path, port, taken=["roof.inverter.Hz", "roof.inverter.VA_SF"])
+            found = await rig.values()
+            expected(found)
+            assert "roof.inverter.Hz" not in found
+            assert found["roof.inverter.VA"] is Quality.BAD_SENSOR_FAILURE
+    assert "sunspec.left_out source=roof tags=2" in caplog.text
 
 
 def test_what_is_found_is_a_register_map_that_says_the_same(tmp_path: Path) -> None:

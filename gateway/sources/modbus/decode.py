@@ -110,6 +110,7 @@ class BlockDecoder:
     ) -> None:
         """`exponents` is `new_exponents` of all rows, the same for all blocks of a device."""
         self._size = len(block.rows)
+        self._distant: list[tuple[int, int]] = []
         self._bits: npt.NDArray[np.intp] | None = None
         self._groups: list[_Group] = []
         self._strings: list[tuple[int, slice, ByteOrder, bool]] = []  # last: may be missing
@@ -178,10 +179,21 @@ class BlockDecoder:
             and place_of(rows[index]) == (request.unit_id, request.function)
             and 0 <= rows[index].address - request.address < request.quantity
         ]
+        near = {number for number, *_ in beside}
+        self._distant = [
+            (block.rows[place], index)
+            for number, (place, index) in enumerate(scaled)
+            if number not in near and index >= 0
+        ]
         self._beside = np.array([number for number, *_ in beside], np.intp)
         self._beside_bytes = np.array(
             [(at + swapped, at + 1 - swapped) for _, at, swapped in beside], np.intp
         ).reshape(-1)
+
+    @property
+    def distant(self) -> list[tuple[int, int]]:
+        """Rows scaled by a row that another answer holds, with that row."""
+        return self._distant
 
     def is_of_another(self, block: bytes) -> bool:
         """Whether an answer has other numbers than rows expect: it is not of the device meant."""

@@ -3,8 +3,9 @@
 Addresses that one answer may hold are read together, over gaps of at most `gap_max`; a value of
 several registers is never split, since its halves could be of different moments. For the same
 reason a value is read together with the register that holds its power of ten, which some devices
-change as the value grows; where both do not fit into one request, that register is read before.
-Pure, and made at start and whenever the device has taught us something.
+change as the value grows; where both do not fit into one request, that register is read before
+(`brackets` sees to the rest). Pure, and made at start and whenever the device has taught us
+something.
 """
 
 from __future__ import annotations
@@ -55,11 +56,11 @@ class Block:
     def halves(self, rows: Sequence[RegisterRow]) -> tuple[Block, Block]:
         """Its rows as two blocks; it has at least two."""
         middle = len(self.rows) // 2
-        first, second = (
-            _block((self.request.unit_id, self.request.function), part, rows)
-            for part in (self.rows[:middle], self.rows[middle:])
-        )
-        return first, second
+        return self.part(self.rows[:middle], rows), self.part(self.rows[middle:], rows)
+
+    def part(self, own: Sequence[int], rows: Sequence[RegisterRow]) -> Block:
+        """Some of its rows as a block."""
+        return _block((self.request.unit_id, self.request.function), own, rows)
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,8 +31,9 @@ import numpy as np
 
 from gateway.clock import Clock
 from gateway.errors import DeviceRefused, SourceError, SourceLost, SourceUnavailable, WireError
-from gateway.frame import Frame, IdArray
+from gateway.frame import FloatArray, Frame, IdArray
 from gateway.sources import SourceStats
+from gateway.sources.modbus.brackets import Bracket, bracket_of
 from gateway.sources.modbus.client import (
     Connection,
     ConnectionClosed,
@@ -136,7 +137,16 @@ class Device:
             each.scan_class: [BlockReader(block, self) for block in each.blocks]
             for each in self.plans
         }
+        self.brackets = {
+            name: bracket
+            for name, readers in self.readers.items()
+            if (bracket := self._bracket(readers)) is not None
+        }
         self.patience.follow(reader.request for reader in chain(*self.readers.values()))
+
+    def _bracket(self, readers: Sequence[BlockReader]) -> Bracket | None:
+        distant = [pair for reader in readers for pair in reader.decoder.distant]
+        return bracket_of([r.block for r in readers], distant, self.ids, self.rows)
 
 
 @dataclass(slots=True)
@@ -211,6 +221,8 @@ class Scanner:
         """
         device, scan = self._device, _Scan()
         readers = device.readers[scan_class]
+        bracket = device.brackets.get(scan_class)
+        began = device.exponents[bracket.holders] if bracket is not None else np.empty(0)
         order = device.patience.in_order([reader.request for reader in readers])
         if device.in_flight > 1:
             await self._read_together([readers[i] for i in order], scan)
@@ -218,6 +230,8 @@ class Scanner:
             for i in order:
                 await self._read(readers[i], scan)
                 yield None
+        if bracket is not None:
+            await self._bracket(bracket, began, scan)
         if scan.refused:
             self._say_refused(scan.refused)
         if scan.has_learned:
@@ -288,6 +302,23 @@ class Scanner:
         values, codes, exact = reader.decoder.decode(block)
         scan.frames.append(Frame.of(t_ns, reader.ids, values, codes, exact))
         return True
+
+    async def _bracket(self, bracket: Bracket, began: FloatArray, scan: _Scan) -> None:
+        """Read powers of ten once more; what they scale is bad where they have changed."""
+        exponents = self._device.exponents
+        before = exponents[bracket.holders]
+        for block in bracket.blocks:
+            reader = BlockReader(block, self._device)
+            if block.request.unit_id not in scan.working:
+                continue  # its values are bad already
+            try:
+                answer, _ = await self._request(reader.request, scan)
+                reader.decoder.decode(answer)
+            except SourceError:
+                exponents[list(block.rows)] = np.nan
+        seen = (began, before, exponents[bracket.holders])
+        lost = bracket.discredit(scan.frames, seen)
+        scan.failed += lost > 0
 
     def _doubt(self, reader: BlockReader, scan: _Scan) -> None:
         """What is there is not what the map says: nothing of it is believed."""

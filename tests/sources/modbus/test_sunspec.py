@@ -297,6 +297,46 @@ async def test_a_scale_factor_that_changes_is_that_of_its_own_value(tmp_path: Pa
                 assert 0 <= at - block.request.address < block.request.quantity
 
 
+@pytest.mark.parametrize("in_flight", [1, 4])
+async def test_a_scale_factor_that_changes_between_two_requests_gives_no_wrong_value(
+    tmp_path: Path, in_flight: int
+) -> None:
+    # Fourteen trackers: those behind the fifth are too far from the scale factors for one request.
+    modules, state = 14, {"exponent": 0, "reads": 0}
+    address = {"DCW_SF": 0}
+    layout = at_once(found_in(chain(mppt(modules)))).rows("roof", 1)
+    at = {row.tag.removeprefix("mppt."): row.address for row in layout}
+    address["DCW_SF"] = at["DCW_SF"]
+
+    async def answer(asked: Asked, writer: asyncio.StreamWriter) -> None:
+        state["reads"] += 1
+        if state["reads"] % 31 == 0:
+            state["exponent"] ^= 1
+        registers = chain(mppt(modules))
+        registers[address["DCW_SF"]] = state["exponent"]
+        for number in range(1, modules + 1):
+            registers[at[f"module_{number}.DCW"]] = 200 * number // 10 ** state["exponent"]
+        words = [registers.get(asked.address + i) for i in range(asked.quantity)]
+        if None in words:
+            writer.write(frame(asked, bytes([0x83, 2])))
+            return
+        block = struct.pack(f">{len(words)}H", *words)
+        writer.write(frame(asked, bytes([3, len(block)]) + block))
+
+    good = bad = 0
+    async with hostile() as device:
+        device.usual = answer
+        rig = Rig(tmp_path, device.port, in_flight=in_flight)
+        async with rig.source.session() as session:
+            for _ in range(90):
+                for name, value in rig.read((await session.read()).frame).items():
+                    if name.endswith(".DCW"):
+                        number = int(name.split("module_")[1].split(".")[0])
+                        assert value in (200 * number, Quality.BAD_SENSOR_FAILURE)
+                        good, bad = good + (value == 200 * number), bad + isinstance(value, Quality)
+    assert good > bad > 0
+
+
 async def test_several_units_share_a_line_and_one_that_is_away_costs_itself(tmp_path: Path) -> None:
     units = {"1": "roof", "2": "barn", "3": "gone"}
     there = {1: chain(common("SN-1"), inverter()), 2: chain(common("SN-2"), inverter(power=7))}

@@ -22,9 +22,10 @@ from gateway.errors import ConfigError, SluicegateError, SourceError, SourceUnav
 from gateway.frame import Arrival, Frame, IdArray
 from gateway.sources import SourceContext, SourceStats
 from gateway.sources.modbus.config import ModbusSettings, RegisterRow
+from gateway.sources.modbus.device import Device
 from gateway.sources.modbus.plan import ScanPlan
 from gateway.sources.modbus.rows import load_register_map
-from gateway.sources.modbus.scan import Device, Scanner
+from gateway.sources.modbus.scan import Scanner
 from gateway.sources.modbus.standby import Ways
 from gateway.sources.modbus.wire import Query, Request
 from gateway.tag import Quality, Tag

@@ -21,8 +21,9 @@ from gateway.errors import DeviceRefused, SluicegateError, SourceError, SourceUn
 from gateway.sources import SourceStats
 from gateway.sources.modbus.client import connect
 from gateway.sources.modbus.config import ModbusRtuSettings, ModbusSettings, ModbusTcpSettings
+from gateway.sources.modbus.device import Device
 from gateway.sources.modbus.endpoint import settings_at
-from gateway.sources.modbus.scan import Device, Scanner
+from gateway.sources.modbus.scan import Scanner
 
 __all__ = ["PRIMARY", "STANDBY", "Standby", "Ways", "standby_settings"]
 

@@ -1,0 +1,99 @@
+"""Device: what is known of a peer - its map, how that is read best, and who of its units answers.
+
+It outlives the connections; `scan` reads by it, and tells it what was learned on the way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+
+from gateway.frame import IdArray
+from gateway.sources.modbus.brackets import Bracket, bracket_of
+from gateway.sources.modbus.config import ModbusSettings, ModbusTcpSettings, RegisterRow
+from gateway.sources.modbus.decode import BlockDecoder, new_exponents
+from gateway.sources.modbus.learned import load_learned, save_learned
+from gateway.sources.modbus.patience import Patience
+from gateway.sources.modbus.peer import Peer
+from gateway.sources.modbus.plan import Block, ScanPlan, plan
+
+__all__ = ["BlockReader", "Device"]
+
+
+class BlockReader:
+    """One block, ready to be read: its request, its tags, its decoder."""
+
+    __slots__ = ("block", "decoder", "ids", "request")
+
+    def __init__(self, block: Block, device: Device) -> None:
+        self.block = block
+        self.request = block.request
+        self.decoder = BlockDecoder(block, device.rows, device.exponents)
+        self.ids: IdArray = device.ids[np.array(block.rows, np.intp)]
+
+
+class Device:
+    """What is known of the peer: its map, how that is read best, and who answers."""
+
+    def __init__(
+        self,
+        settings: ModbusSettings,
+        rows: Sequence[RegisterRow],
+        ids: IdArray,
+        file: Path | None = None,
+    ) -> None:
+        """`file` is where what is learned of it is kept; None: nowhere."""
+        self._file = file
+        self.settings = settings
+        self.doubted: set[int] = set()  # unit ids that have answered as another device would
+        self.patience = Patience()
+        self.peer = Peer(settings.name)
+        self.plans: tuple[ScanPlan, ...]
+        self.readers: dict[str, list[BlockReader]]  # by scan class
+        self.adopt(rows, ids)
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that may be on its connection at once."""
+        return self.settings.in_flight if isinstance(self.settings, ModbusTcpSettings) else 1
+
+    def adopt(self, rows: Sequence[RegisterRow], ids: IdArray) -> None:
+        """Take another map for the one there was; not during a scan."""
+        self.rows = rows
+        self.ids = ids
+        self.exponents = new_exponents(rows)
+        self.learned = load_learned(self._file, rows)
+        self.replan()
+
+    def use(self, settings: ModbusSettings, peer: Peer) -> None:
+        """Ask at another address: what was read of the one before means nothing there."""
+        self.settings, self.peer = settings, peer
+        self.exponents[:] = np.nan
+        self.patience.forgive()
+
+    async def remember(self) -> None:
+        """Keep what was learned over restarts."""
+        if self._file is not None:
+            await asyncio.to_thread(save_learned, self._file, self.learned, self.rows)
+
+    def replan(self) -> None:
+        """Make the plan anew, with what was learned."""
+        self.plans = plan(self.rows, self.settings, self.learned)
+        self.readers = {
+            each.scan_class: [BlockReader(block, self) for block in each.blocks]
+            for each in self.plans
+        }
+        self.brackets = {
+            name: bracket
+            for name, readers in self.readers.items()
+            if (bracket := self._bracket(readers)) is not None
+        }
+        self.patience.follow(reader.request for reader in chain(*self.readers.values()))
+
+    def _bracket(self, readers: Sequence[BlockReader]) -> Bracket | None:
+        distant = [pair for reader in readers for pair in reader.decoder.distant]
+        return bracket_of([r.block for r in readers], distant, self.ids, self.rows)

@@ -8,7 +8,7 @@ import pytest
 
 from tests.faults.world import run_seeds
 
-SEEDS = int(os.environ.get("SLUICEGATE_WORLDS", "20000"))
+SEEDS = int(os.environ.get("SLUICEGATE_WORLDS", "100000"))
 
 
 @pytest.mark.timeout(900 + SEEDS // 50)

@@ -149,6 +149,8 @@ def labels_of(tag: Tag) -> Mapping[str, str]:
     labels = {"__name__": name if not name[0].isdigit() else f"_{name}"}
     for key, value in tag.labels:
         fit = _NOT_IN_LABEL.sub("_", key)
+        if fit.startswith("__"):  # reserved, `__name__` above all
+            fit = "_" + fit.lstrip("_")
         if value and fit:
             labels[f"_{fit}" if fit[0].isdigit() else fit] = value
     return dict(sorted(labels.items()))

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cramjam import snappy
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gateway.errors import SinkParked, SinkRejected
@@ -106,6 +106,7 @@ def test_what_is_encoded_is_decoded_in_order_of_time(rows: list[tuple[int, int, 
 
 
 @given(st.text(min_size=1), st.text(min_size=1), st.dictionaries(st.text(), st.text()))
+@example("pump", "flow", {"::name::": "another"})
 def test_names_become_what_prometheus_allows(
     measurement: str, field: str, labels: dict[str, str]
 ) -> None:
@@ -119,6 +120,7 @@ def test_names_become_what_prometheus_allows(
     for label in found:
         assert label.isascii()
         assert label.isidentifier()
+        assert label == "__name__" or not label.startswith("__")
 
 
 def a_plant() -> TagTable:

@@ -8,10 +8,13 @@ import io
 import os
 import socket
 import subprocess
+import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.rig import SLUICEGATE, get_json, sluicegate, wait_until
@@ -200,3 +203,35 @@ def test_long_windows_go_on_from_their_checkpoint(plant: Plant, tmp_path: Path) 
         assert "pipeline.recovered" in gateway.output()
         assert "checkpoint" not in gateway.output()  # that it could not be used
     assert checkpoint.read_bytes() != before
+
+
+def test_questions_by_the_dozen_take_no_thread_each_and_cost_no_scan(
+    plant: Plant, tmp_path: Path
+) -> None:
+    """A pool that grows with what is asked runs out of threads, or of memory."""
+    with sluicegate("gateway", ["run", str(plant.config)], tmp_path) as gateway:
+        page = page_of(gateway)
+        wait_until(lambda: good_sources(page))
+        wait_until(lambda: len(numbers(plant.config, "plc-1")) >= 3)
+        process = psutil.Process(gateway.pid)
+        threads = process.num_threads()
+        question = f"{page}/api/history?tag=pump-1.flow&start=1h&points=1000"
+
+        def ask(_: int) -> int:
+            try:
+                with urllib.request.urlopen(question, timeout=10) as answer:
+                    return int(answer.status)
+            except urllib.error.HTTPError as error:
+                return error.code
+
+        most = threads
+        with ThreadPoolExecutor(40) as pool:
+            answers = [pool.submit(ask, number) for number in range(400)]
+            while not all(answer.done() for answer in answers):
+                most = max(most, process.num_threads())
+        assert {answer.result() for answer in answers} <= {200, 503}
+        assert 200 in {answer.result() for answer in answers}
+        assert most <= threads + 8  # a pool of asyncio's, and no more
+        assert gateway.stop() < 10.0
+    stored = numbers(plant.config, "plc-1")
+    assert stored == list(range(stored[0], stored[-1] + 1))

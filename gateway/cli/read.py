@@ -89,10 +89,27 @@ def _mapped(path: Path, names: list[str]) -> list[RegisterRow]:
     found = load_register_map(path, _AnyClass())
     if found.problems:
         raise ConfigError(found.problems)
-    rows = [row for row in found.rows if matches_any(f"{row.asset}.{row.tag}", tuple(names))]
-    if not rows:
+    rows = [_named(row) for row in found.rows]
+    wanted = [row for row in rows if matches_any(row.tag, tuple(names))]
+    if not wanted:
         raise SluicegateError(f"no tag of {path} is called {', '.join(names)}")
-    return [row.model_copy(update={"tag": f"{row.asset}.{row.tag}"}) for row in rows]
+    return wanted
+
+
+def _named(row: RegisterRow) -> RegisterRow:
+    """A row of a map under the whole name of its tag."""
+    holder = f"{row.asset}.{row.scale_from}" if row.scale_from else ""
+    named = {"tag": f"{row.asset}.{row.tag}", "scale_from": holder, "scan_class": "default"}
+    return row.model_copy(update=named)
+
+
+def _holders(path: Path, rows: list[RegisterRow]) -> list[RegisterRow]:
+    """Rows of a map that hold the powers of ten of these, and are not among them."""
+    from gateway.sources.modbus.rows import load_register_map
+
+    missing = {row.scale_from for row in rows} - {row.tag for row in rows} - {""}
+    found = map(_named, load_register_map(path, _AnyClass()).rows) if missing else ()
+    return [row for row in found if row.tag in missing]
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -101,14 +118,20 @@ def _run(options: argparse.Namespace) -> int:
 
     settings = settings_at(options.endpoint)
     rows = rows_of(options, options.addresses, options.count)
+    shown = len(rows)
+    if options.register_map is not None:
+        rows += _holders(options.register_map, rows)
     try:
         period_s = parse_duration(options.every) if options.every else 0.0
     except ValueError as error:
         raise SluicegateError(f"--every: {error}") from error
-    return asyncio.run(_read(settings, rows, period_s, wire=options.wire))
+    return asyncio.run(_read(settings, rows, shown, period_s, wire=options.wire))
 
 
-async def _read(settings: Any, rows: list[RegisterRow], period_s: float, *, wire: bool) -> int:
+async def _read(
+    settings: Any, rows: list[RegisterRow], shown: int, period_s: float, *, wire: bool
+) -> int:
+    """Read all rows, now or again and again, and print the first of them."""
     from gateway.sources.modbus.client import Peer, connect
     from gateway.sources.modbus.plan import plan
 
@@ -118,13 +141,15 @@ async def _read(settings: Any, rows: list[RegisterRow], period_s: float, *, wire
     classes = dict.fromkeys([row.scan_class for row in rows], 1.0)
     plans = plan(rows, settings.model_copy(update={"scan_classes": classes}))
     blocks = [block for each in plans for block in each.blocks]
-    width = max(len(row.tag) for row in rows)
+    width = max(len(row.tag) for row in rows[:shown])
     failed = 0
     try:
         async with connect(settings, peer) as connection:
             while True:
                 began_s = time.monotonic()
-                failed = await _read_once(connection, blocks, rows, settings, width)
+                said, failed = await _read_once(connection, blocks, rows, settings)
+                for row, text in zip(rows[:shown], said, strict=False):
+                    print(f"{row.tag:{width}}  {text}", flush=True)
                 if not period_s:
                     break
                 await asyncio.sleep(max(0.0, began_s + period_s - time.monotonic()))
@@ -135,15 +160,15 @@ async def _read(settings: Any, rows: list[RegisterRow], period_s: float, *, wire
 
 
 async def _read_once(
-    connection: Any, blocks: Any, rows: list[RegisterRow], settings: Any, width: int
-) -> int:
-    """Print what each row holds, in their order; how many could not be read."""
+    connection: Any, blocks: Any, rows: list[RegisterRow], settings: Any
+) -> tuple[list[str], int]:
+    """What each row holds, in their order, and how many could not be read."""
     from gateway.errors import DeviceRefused
-    from gateway.sources.modbus.decode import BlockDecoder
+    from gateway.sources.modbus.decode import BlockDecoder, new_exponents
     from gateway.tag import Quality
 
     said: dict[int, str] = {}
-    failed = 0
+    failed, exponents = 0, new_exponents(rows)
     for block in blocks:
         try:
             data = await connection.read(block.request, settings.response_timeout)
@@ -151,7 +176,7 @@ async def _read_once(
             failed += len(block.rows)
             said |= dict.fromkeys(block.rows, f"refused: {refused}")
             continue
-        decoded = BlockDecoder(block, rows).decode(data)
+        decoded = BlockDecoder(block, rows, exponents).decode(data)
         for place, index in enumerate(block.rows):
             row, quality = rows[index], int(decoded.quality[place])
             value: Any = decoded.exact.get(place, float(decoded.values[place]))
@@ -161,6 +186,4 @@ async def _read_once(
                 value = f"{value:.10g}" if isinstance(value, float) else value
             name = Quality(quality).name.lower()
             said[index] = f"{value} {row.eng_unit}".rstrip() if quality == 0 else name
-    for index, row in enumerate(rows):
-        print(f"{row.tag:{width}}  {said[index]}", flush=True)
-    return failed
+    return [said[index] for index in range(len(rows))], failed

@@ -74,8 +74,9 @@ async def _write(settings: Any, row: Any, options: argparse.Namespace) -> int:
 def _value(row: Any, text: str, *, is_bit: bool) -> Any:
     """What was typed, as the row's type has it."""
     from gateway.sources.modbus.types import RegisterType
+    from gateway.tag import DataType
 
-    if is_bit or row.data_type is RegisterType.BOOL:
+    if is_bit or row.tag_type is DataType.BOOL:
         known = {"1": True, "true": True, "on": True, "0": False, "false": False, "off": False}
         if text.lower() not in known:
             raise SluicegateError(f"{text!r} is neither true nor false")

@@ -74,21 +74,42 @@ def test_with_a_map_its_limits_hold(
 ) -> None:
     path = tmp_path / "m.csv"
     path.write_text(
-        "asset,tag,address,data_type,scale,low,high,eng_unit,writable\n"
-        "p,level,0,uint16,0.1,0,50,%,true\n"
-        "p,fixed,1,uint16,1,0,50,%,\n",
+        "asset,tag,address,data_type,scale,low,high,eng_unit,writable,bits\n"
+        "p,level,0,uint16,0.1,0,50,%,true,\n"
+        "p,fixed,1,uint16,1,0,50,%,,\n"
+        "q,pump,2,uint16,,,,,true,5\n",
         encoding="utf-8",
     )
     at = f"tcp://127.0.0.1:{port}?response_timeout=10s"
     assert main(["write", at, "--map", str(path), "p.level", "12.5"]) == 0
     assert main(["write", at, "--map", str(path), "p.level", "50.1"]) == 69
     assert main(["write", at, "--map", str(path), "p.fixed", "1"]) == 69
+    assert main(["write", at, "--map", str(path), "q.pump", "on"]) == 0
+    assert main(["write", at, "--map", str(path), "q.pump", "5"]) == 69
     capsys.readouterr()
     assert main(["read", at, "--map", str(path), "p.*"]) == 0
     assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
         ["p.level", "12.5", "%"],
         ["p.fixed", "7", "%"],
     ]
+
+
+def test_values_are_read_with_the_power_of_ten_that_the_device_keeps(
+    port: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "m.csv"
+    path.write_text(
+        "asset,tag,address,data_type,scale_from,scan_class\n"
+        "p,power,10,uint16,power_sf,default\np,power_sf,50,int16,,slow\n",
+        encoding="utf-8",
+    )
+    at = f"tcp://127.0.0.1:{port}?response_timeout=10s"
+    for address, value in (("holding_register:10", "230"), ("holding_register:50", "-1")):
+        kind = ["--type", "int16"] if value == "-1" else []
+        assert main(["write", at, address, *kind, "--", value]) == 0
+    capsys.readouterr()
+    assert main(["read", at, "--map", str(path), "p.power"]) == 0
+    assert capsys.readouterr().out.split() == ["p.power", "23"]
 
 
 def test_a_device_that_refuses_is_said_to(port: int, capsys: pytest.CaptureFixture[str]) -> None:

@@ -244,6 +244,17 @@ def test_a_device_that_says_what_it_has_needs_no_map(folder: Path) -> None:
     assert "has not been asked yet" in warnings_of(folder / "plant.toml")
 
 
+def test_who_may_not_look_into_the_data_folder_may_check_all_the_same(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(_: Path) -> bool:
+        raise PermissionError(13, "Permission denied")
+
+    path = with_roof(folder)
+    monkeypatch.setattr(Path, "is_file", refused)
+    assert "has not been asked yet" in warnings_of(path)
+
+
 def test_what_speaks_of_a_device_not_asked_yet_is_not_accused(folder: Path) -> None:
     aggregate = '\n[[aggregate]]\nevery = "1m"\ntags = ["roof.inverter.W"]\n'
     assert load(with_roof(folder, ROOF_ASSET + aggregate)).settings.sources[-1].name == "roof"

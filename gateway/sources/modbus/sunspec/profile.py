@@ -208,7 +208,7 @@ class Profile:
 
 def _stored(file: Path | None) -> Sequence[RegisterRow]:
     """What was kept; nothing where it cannot be believed, since the device is asked anyway."""
-    if file is None or not file.exists():
+    if file is None or not _is_there(file):
         return ()
     classes: dict[str, Any] = {FAST: 1.0, SLOW: 1.0}
     found = load_register_map(file, classes)
@@ -216,3 +216,11 @@ def _stored(file: Path | None) -> Sequence[RegisterRow]:
         log.warning("sunspec.stored_unusable path=%s problem=%s", file, found.problems[0])
         return ()
     return found.rows
+
+
+def _is_there(file: Path) -> bool:
+    """Whether there is a file to read; who checks a configuration is not always the service."""
+    try:
+        return file.is_file() and os.access(file, os.R_OK)
+    except OSError:
+        return False

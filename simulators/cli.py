@@ -17,15 +17,18 @@ from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import uvloop
+
 from simulators.broker import BrokerError, open_broker
 from simulators.config import GatewayOptions, write_config
 from simulators.control import ControlledPlant, control_server
 from simulators.faults import Fault, FaultBoard, FaultError, parse_fault
+from simulators.fleet import FleetSettings, run_fleet, write_fleet_config
 from simulators.greenhouse import GreenhouseSettings, run_greenhouse
 from simulators.line import LineSettings, run_line
 from simulators.sunspec import UNITS, RoofSettings, run_roof
 
-__all__ = ["greenhouse_main", "line_main", "stop_on_signals", "sunspec_main"]
+__all__ = ["fleet_main", "greenhouse_main", "line_main", "stop_on_signals", "sunspec_main"]
 
 # The plants have been driven so fast; beyond it a core is not enough.
 _SPEED_MAX = 1000.0
@@ -103,6 +106,44 @@ def sunspec_main(argv: Sequence[str]) -> int:
     return _run(_sunspec(settings, args))
 
 
+def fleet_main(argv: Sequence[str]) -> int:
+    """Run the fleet; the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="sluicegate simulate fleet",
+        description="Many Modbus TCP devices, which tell at the end how late they were read.",
+    )
+    parser.add_argument("--seed", type=int, default=1, help="same seed, same values (default 1)")
+    parser.add_argument("--host", default="127.0.0.1", help="address (default 127.0.0.1)")
+    parser.add_argument("--devices", type=_count, default=100, help="how many (default 100)")
+    parser.add_argument("--registers", type=_count, default=100, help="of each (default 100)")
+    parser.add_argument(
+        "--period", type=_period, default=0.1, help="seconds between two reads (default 0.1)"
+    )
+    parser.add_argument(
+        "--write-config", type=Path, metavar="DIR", help="write sluicegate.toml and maps there"
+    )
+    args = parser.parse_args(argv)
+    settings = FleetSettings(
+        devices=args.devices,
+        registers=args.registers,
+        period_s=args.period,
+        seed=args.seed,
+        host=args.host,
+    )
+    return _run(_fleet(settings, args.write_config), uvloop.run)
+
+
+async def _fleet(settings: FleetSettings, folder: Path | None) -> None:
+    async with AsyncExitStack() as stack:
+        stopped = stack.enter_context(stop_on_signals())
+        fleet = await stack.enter_async_context(run_fleet(settings))
+        config = folder and write_fleet_config(folder, fleet)
+        ports = [device.port for device in fleet.devices]
+        _say("ready", plant="fleet", host=settings.host, ports=ports, config=_text(config))
+        await stopped.wait()
+    _say("truth", **fleet.truth())
+
+
 async def _sunspec(settings: RoofSettings, args: argparse.Namespace) -> None:
     async with AsyncExitStack() as stack:
         stopped = stack.enter_context(stop_on_signals())
@@ -164,10 +205,10 @@ async def _greenhouse(args: argparse.Namespace, kind: Any) -> None:
     _say("truth", **greenhouse.truth())
 
 
-def _run(plant: Any) -> int:
+def _run(plant: Any, run: Callable[[Any], Any] = asyncio.run) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     try:
-        asyncio.run(plant)
+        run(plant)
     except (OSError, BrokerError, FaultError) as error:
         print(error, file=sys.stderr)  # noqa: T201 - a program's last word
         return 1
@@ -223,6 +264,7 @@ def _number(low: float, high: float, kind: Callable[[str], float]) -> Callable[[
 _port = _number(0, 65535, int)
 # Names, ports and memory are fine far beyond; nobody's machine has so many of anything.
 _count = _number(1, 1000, int)
+_period = _number(0.01, 3600, float)
 _rate = _number(0.1, 5000, float)
 _speed = _number(0.01, _SPEED_MAX, float)
 

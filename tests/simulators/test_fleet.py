@@ -1,0 +1,84 @@
+"""The fleet answers as a Modbus device does, and tells truly how late it was asked."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pymodbus.client import AsyncModbusTcpClient
+
+from bench.modbus_fleet import measure
+from gateway.config.load import load
+from simulators.fleet import FleetSettings, lateness_ms, run_fleet, write_fleet_config
+
+
+async def test_another_client_reads_moving_registers_and_is_refused_what_is_not_there() -> None:
+    async with run_fleet(FleetSettings(devices=2, registers=130)) as fleet:
+        client = AsyncModbusTcpClient("127.0.0.1", port=fleet.devices[1].port)
+        assert await client.connect()
+        first = (await client.read_holding_registers(0, count=125)).registers
+        await asyncio.sleep(0.3)
+        again = (await client.read_holding_registers(0, count=125)).registers
+        assert (first[0], again[0]) == (1, 2)  # counts its reads
+        moved = np.array(again[1:]) != np.array(first[1:])
+        assert moved.mean() > 0.9
+        assert all(10_000 <= value <= 50_000 for value in again[1:])
+        assert (await client.read_holding_registers(129, count=1)).registers
+        assert (await client.read_holding_registers(129, count=2)).exception_code == 2
+        assert (await client.read_coils(0, count=1)).exception_code == 1
+        client.close()
+        truth = fleet.truth()
+        assert truth["requests"] == 3
+        assert truth["connections"] == 1
+
+
+async def test_requests_are_answered_however_they_are_cut() -> None:
+    async with run_fleet(FleetSettings(devices=1, registers=4)) as fleet:
+        reader, writer = await asyncio.open_connection("127.0.0.1", fleet.devices[0].port)
+        request = bytes.fromhex("0007 0000 0006 01 03 0001 0002")
+        for byte in request + request[:5]:
+            writer.write(bytes([byte]))
+            await asyncio.sleep(0)
+        writer.write(request[5:] + request)
+        answers = [await reader.readexactly(13) for _ in range(3)]
+        assert {answer[:9].hex() for answer in answers} == {"000700000007010304"}
+        writer.close()
+
+
+@given(
+    st.lists(st.floats(0, 0.4), min_size=3, max_size=50),
+    st.floats(0, 100),
+    st.sets(st.integers(1, 48), max_size=3),
+)
+def test_lateness_is_what_was_put_in(late: list[float], began_s: float, left_out: set[int]) -> None:
+    late[0] = late[-1] = 0.0  # something was on time
+    asked = [k for k in range(len(late)) if k not in left_out or k == len(late) - 1]
+    arrivals = [began_s + k * 0.1 + late[k] * 0.1 for k in asked]
+    found, missing = lateness_ms(arrivals, 0.1)
+    assert found == pytest.approx([late[k] * 100 for k in asked], abs=1e-6)
+    assert missing == len(late) - len(asked)
+
+
+def test_the_configuration_it_writes_reads_all_of_it(tmp_path: Path) -> None:
+    async def write() -> Path:
+        async with run_fleet(FleetSettings(devices=3, registers=7)) as fleet:
+            return write_fleet_config(tmp_path, fleet)
+
+    config = load(asyncio.run(write()))
+    assert len(config.settings.sources) == 3
+    assert len(config.tags) == 21
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("reader", ["client", "sources", "gateway"])
+def test_a_small_fleet_is_read_without_a_scan_missing(reader: str, tmp_path: Path) -> None:
+    settings = FleetSettings(devices=5, registers=20, period_s=0.2)
+    found = measure(reader, settings, 1.0, tmp_path)
+    assert found.scans_missing == 0
+    assert found.overruns == 0
+    assert found.cpu_us > 0
+    assert set(found.late_ms) == {"p50", "p99", "max"}

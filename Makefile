@@ -34,6 +34,7 @@ coverage: packages $(VENV)/test.stamp  ## branches of spool and sinks that the t
 
 soak: packages $(VENV)/test.stamp  ## a plant and kills counted in a database; a million worlds (hours)
 	$(BIN)/python -m bench.soak
+	$(BIN)/python -m bench.modbus_soak --minutes 10
 	SLUICEGATE_WORLDS=1000000 SLUICEGATE_WRECKS=100000 SLUICEGATE_KILLS=1000 SLUICEGATE_IMAGES=100 \
 		$(BIN)/python -m pytest tests/faults --timeout 14400
 

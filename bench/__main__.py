@@ -8,7 +8,7 @@ import runpy
 import subprocess
 import sys
 
-from bench import detection, drain, encode, line
+from bench import detection, drain, encode, line, modbus_fleet
 
 
 def main() -> None:
@@ -19,6 +19,8 @@ def main() -> None:
     runpy.run_module("bench.spool", run_name="__main__")
     print("# drain")
     asyncio.run(drain.bench())
+    print("# modbus fleet")
+    modbus_fleet.main([])
     print("# line")
     asyncio.run(line.main())
     print("# commission", flush=True)  # in a process of its own, for its peak of memory

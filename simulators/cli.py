@@ -19,6 +19,7 @@ from typing import Any
 
 import uvloop
 
+from simulators import device
 from simulators.broker import BrokerError, open_broker
 from simulators.config import GatewayOptions, write_config
 from simulators.control import ControlledPlant, control_server
@@ -28,7 +29,14 @@ from simulators.greenhouse import GreenhouseSettings, run_greenhouse
 from simulators.line import LineSettings, run_line
 from simulators.sunspec import UNITS, RoofSettings, run_roof
 
-__all__ = ["fleet_main", "greenhouse_main", "line_main", "stop_on_signals", "sunspec_main"]
+__all__ = [
+    "device_main",
+    "fleet_main",
+    "greenhouse_main",
+    "line_main",
+    "stop_on_signals",
+    "sunspec_main",
+]
 
 # The plants have been driven so fast; beyond it a core is not enough.
 _SPEED_MAX = 1000.0
@@ -52,6 +60,11 @@ def line_main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--steady", action="store_true", help="the fillers never stop; minutes are a history then"
     )
+    parser.add_argument(
+        "--serial",
+        choices=("rtu", "ascii"),
+        help="a serial line (a pseudo-terminal) to each server in place of TCP",
+    )
     parser.add_argument("--scan-period", default="1s", help="in the configuration (default 1s)")
     parser.add_argument("--slow-period", default="10s", help="of what seldom changes (default 10s)")
     args = parser.parse_args(argv)
@@ -65,6 +78,7 @@ def line_main(argv: Sequence[str]) -> int:
         port=args.port,
         speed=args.speed,
         steady=args.steady,
+        framing=args.serial or "tcp",
     )
     return _run(_line(settings, args))
 
@@ -104,6 +118,11 @@ def sunspec_main(argv: Sequence[str]) -> int:
         seed=args.seed, host=args.host, port=args.port, base=args.base, speed=args.speed
     )
     return _run(_sunspec(settings, args))
+
+
+def device_main(argv: Sequence[str]) -> int:
+    """Run a device that misbehaves; the exit status."""
+    return device.main(argv)
 
 
 def fleet_main(argv: Sequence[str]) -> int:
@@ -167,7 +186,11 @@ async def _line(settings: LineSettings, args: argparse.Namespace) -> None:
         plant = ControlledPlant(line.truth, board, lambda: line.pumps.now_s)
         control = await stack.enter_async_context(control_server(plant, args.control_port))
         _start_faults(board, args.fault)
-        servers = [{"name": p.name, "host": p.host, "port": p.port} for p in line.plcs]
+        servers = [
+            {"name": p.name, "host": p.host, "port": p.port}
+            | ({"device": p.device} if p.device else {})
+            for p in line.plcs
+        ]
         options = GatewayOptions(scan_period=args.scan_period, slow_period=args.slow_period)
         config = args.write_config and write_config(args.write_config, line=line, options=options)
         _say("ready", plant="line", servers=servers, control=control, config=_text(config))

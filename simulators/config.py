@@ -90,13 +90,22 @@ def _line_sources(folder: Path, line: Line, options: GatewayOptions) -> Iterator
         write_map(folder / f"{plc.name}.csv", rows)
         used = {row.scan_class for row in rows}
         classes = [f"{name} = {_quoted(periods[name])}" for name in periods if name in used]
+        where = (
+            'type = "modbus-tcp"',
+            f"host = {_quoted(plc.host)}",
+            f"port = {plc.port}",
+        )
+        if plc.device:
+            where = (
+                'type = "modbus-rtu"',
+                f"device = {_quoted(plc.device)}",
+                f'baud_rate = 115200\nparity = "none"\nframing = "{line.settings.framing}"',
+            )
         yield from (
             "",
             "[[source]]",
             f"name = {_quoted(plc.name)}",
-            'type = "modbus-tcp"',
-            f"host = {_quoted(plc.host)}",
-            f"port = {plc.port}",
+            *where,
             f"map = {_quoted(plc.name + '.csv')}",
             f"scan_classes = {{ {', '.join(classes)} }}",
         )

@@ -1,6 +1,6 @@
 """A Modbus device that misbehaves on demand: pymodbus answers, and then we spoil what it says.
 
-    python -m simulators.device --port 5020 --framing rtu --fault wrong_unit@0.1
+    sluicegate simulate device --port 5020 --framing rtu --fault wrong_unit@0.1
 
 Holding and input register `a` of unit `u` hold (7 * a + 1000 * u) mod 65536. Faults are switched at
 run time over HTTP, loopback only: POST /fault?name=late&rate=0.5, DELETE /fault, GET /.
@@ -12,9 +12,10 @@ import argparse
 import asyncio
 import json
 import random
+import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -23,11 +24,16 @@ from pymodbus.framer import FramerType
 from pymodbus.server import ModbusTcpServer
 from pymodbus.simulator import DataType, SimData, SimDevice
 
-__all__ = ["FAULTS", "MisbehavingDevice", "truth"]
+from simulators.serial_line import serial_line
+
+__all__ = ["FAULTS", "MisbehavingDevice", "main", "truth"]
 
 REGISTERS = 1000
 LATE_S = 1.5  # beyond the usual response_timeout
 _HEAD_BYTES_MAX = 8192
+
+
+_FRAMERS = {"tcp": FramerType.SOCKET, "rtu": FramerType.RTU, "ascii": FramerType.ASCII}
 
 
 def _flip(data: bytes, place: int, bits: int = 1) -> bytes:
@@ -51,7 +57,7 @@ FAULTS: dict[str, Callable[[bytes, int], bytes]] = {
     "noise": lambda data, _: bytes(random.randbytes(5)) + data,
     "silence": lambda _data, _unit: b"",
     "late": lambda data, _: data,  # delayed before pymodbus answers
-    **{f"exception_{code}": lambda data, _: data for code in range(1, 12)},
+    **{f"exception_{int(code)}": lambda data, _: data for code in ExcCodes},
 }
 
 
@@ -80,7 +86,7 @@ class MisbehavingDevice:
     @asynccontextmanager
     async def serving(self, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[int]:
         """Answer until the block ends; the port."""
-        framer = FramerType.RTU if self._framing == "rtu" else FramerType.SOCKET
+        framer = _FRAMERS[self._framing]
         server = ModbusTcpServer(
             [self._device(unit_id) for unit_id in self._units],
             framer=framer,
@@ -171,24 +177,32 @@ async def _main(options: argparse.Namespace) -> None:
     async with (
         device.serving(options.host, options.port) as port,
         control(device, options.control_port) as control_port,
+        AsyncExitStack() as lines,
     ):
         ready = {"event": "ready", "port": port, "control": f"http://127.0.0.1:{control_port}"}
+        if options.serial:
+            ready["device"] = await lines.enter_async_context(serial_line("127.0.0.1", port))
         print(json.dumps(ready), flush=True)  # noqa: T201 - what the program is for
         await asyncio.Event().wait()
 
 
-def main() -> None:
-    """The command."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; the exit status."""
     parser = argparse.ArgumentParser(description="A Modbus device that misbehaves on demand.")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--control-port", type=int, default=0)
     parser.add_argument("--units", type=int, default=3)
-    parser.add_argument("--framing", choices=("tcp", "rtu"), default="tcp")
+    parser.add_argument("--framing", choices=tuple(_FRAMERS), default="tcp")
+    parser.add_argument("--serial", action="store_true", help="on a pseudo-terminal, too")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--fault", action="append", default=[], metavar="NAME[@RATE]")
-    asyncio.run(_main(parser.parse_args()))
+    options = parser.parse_args(argv)
+    if options.serial and options.framing == "tcp":
+        parser.error("--serial needs --framing rtu or ascii")
+    asyncio.run(_main(options))
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -11,13 +11,14 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 from pymodbus.constants import ExcCodes
 from pymodbus.exceptions import NoSuchIdException
+from pymodbus.framer import FramerType
 from pymodbus.server import ModbusTcpServer
 from pymodbus.server.requesthandler import ServerRequestHandler
 from pymodbus.simulator import DataType, SimData, SimDevice
@@ -34,6 +35,7 @@ from simulators.registers import (
     Table,
     values_by_tag,
 )
+from simulators.serial_line import serial_line
 
 __all__ = ["Line", "LineSettings", "Plc", "run_line"]
 
@@ -43,6 +45,7 @@ _TABLES: dict[int, Table] = {
     3: "holding_register",
     4: "input_register",
 }
+_FRAMERS = {"tcp": FramerType.SOCKET, "rtu": FramerType.RTU, "ascii": FramerType.ASCII}
 # A header says how long its request is; Modbus allows 254 bytes after the length (MBAP, 3.1.3).
 _ADU_LENGTH_MAX = 254
 # Requests that wait in one connection: more than any client keeps in flight.
@@ -62,6 +65,7 @@ class LineSettings:
     port: int = 0  # of the first server, the next ones follow; 0 = free ones
     speed: float = 1.0  # plant seconds a second; 0 stands still
     steady: bool = False  # no stops and change-overs
+    framing: Literal["tcp", "rtu", "ascii"] = "tcp"  # the others on a terminal each
     step_s: float = 0.2  # plant time
 
     @property
@@ -79,6 +83,7 @@ class Plc:
         self.name = f"plc-{index + 1}"
         self.host = line.settings.host
         self.port = 0
+        self.device = ""  # the terminal that leads here, with a serial framing
         self.scan_count = 0
         self.reads: Counter[tuple[int, Table, int, int]] = Counter()  # unit, table, address, count
         self.connections = 0
@@ -89,8 +94,11 @@ class Plc:
     async def start(self, port: int) -> None:
         """Listen; raises OSError when the port is taken."""
         units = [self._device(unit) for unit in self._line.registers.unit_ids()]
-        self._server = _Server(
+        framing = self._line.settings.framing
+        server = _Server if framing == "tcp" else ModbusTcpServer
+        self._server = server(
             units,
+            framer=_FRAMERS[framing],
             address=(self.host, port),
             ignore_missing_devices=True,
             trace_connect=self._count_connection,
@@ -258,10 +266,12 @@ class Line:
 async def run_line(settings: LineSettings) -> AsyncIterator[Line]:
     """A line that runs and answers until the block is left."""
     line = Line(settings)
-    async with beside(line.tick(), "line:tick"):
+    async with beside(line.tick(), "line:tick"), AsyncExitStack() as lines:
         try:
             for index, plc in enumerate(line.plcs):
                 await plc.start(settings.port + index if settings.port else 0)
+                if settings.framing != "tcp":
+                    plc.device = await lines.enter_async_context(serial_line(plc.host, plc.port))
             yield line
         finally:
             for plc in line.plcs:

@@ -127,7 +127,7 @@ def _source_lines(source: SourcePlan) -> Iterator[str]:
         )
         yield from _listed(scan.requests, REQUESTS_SHOWN_MAX, "      ")
     if source.line_busy is not None:
-        yield f"    the line is busy for {source.line_busy:.0%} of the time, and as devices think"
+        yield f"    busy for {source.line_busy:.1%} of the time at least, by what is known of it"
     for topic in source.topics:
         yield f"    {topic.topic_filter}  QoS {topic.qos}, {topic.payload}"
         fields = ", ".join(topic.fields) or "every number, true or false, and text"

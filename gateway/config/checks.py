@@ -120,7 +120,10 @@ def _check_gateway(found: Findings, gateway: GatewaySettings, base: Path) -> Non
         found.warn(where, what, mend)
     if not ip_address(host.strip("[]")).is_loopback:
         what = f"listen = {toml_text(gateway.http.listen)} shows the page to the whole network"
-        mend = f'It has no login; write "127.0.0.1:{port}" unless that network is trusted.'
+        mend = (
+            "Whoever is there can read it, and commands go over that network in the clear;"
+            f' write "127.0.0.1:{port}" unless it is trusted.'
+        )
         found.warn(where, what, mend)
 
 

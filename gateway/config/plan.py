@@ -17,7 +17,7 @@ from gateway.config.reference import toml_text
 from gateway.config.schema import AnySink, SourceSettings
 from gateway.errors import BundleInvalid, Problem
 from gateway.inference.config import ModelSettings
-from gateway.sources.modbus.config import ModbusRtuSettings, ModbusSettings
+from gateway.sources.modbus.config import ModbusSettings
 from gateway.sources.mqtt.config import MqttSettings
 from gateway.tag import Tag
 
@@ -81,7 +81,7 @@ class SourcePlan:
     samples_per_s: float | None  # None where messages decide
     scans: tuple[ScanPlan, ...] = ()
     topics: tuple[TopicPlan, ...] = ()
-    line_busy: float | None = None  # share of a serial line's time, at least
+    line_busy: float | None = None  # share of a line's or connection's time, at least
     standby: str = ""  # its second address
 
 
@@ -282,8 +282,8 @@ def _source(config: Config, source: SourceSettings) -> SourcePlan:
 
 
 def _line_busy(config: Config, source: ModbusSettings) -> float | None:
-    if not isinstance(source, ModbusRtuSettings):
-        return None
+    if not config.register_maps[source.name]:
+        return None  # a device that has not been asked yet
     from gateway.sources.modbus.line import loads  # noqa: PLC0415 - if it is used
 
     return sum(share for _, share in loads(config.register_maps[source.name], source))

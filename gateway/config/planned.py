@@ -50,7 +50,7 @@ def check_tags(found: Findings, draft: Draft, base: Path) -> None:
     data_dir = base / gateway.data_dir if gateway else base
     _plan_sources(planner, draft, base, data_dir)
     for index, source in draft.source.items():
-        if isinstance(source, ModbusRtuSettings) and source.name in found.register_maps:
+        if isinstance(source, ModbusSettings) and source.name in found.register_maps:
             _check_line(found, ("source", index), source, found.register_maps[source.name])
     sources_are_right = _all_right(found, "source", draft.source)
     if len(found.problems) > before or not sources_are_right or not assets_are_right:
@@ -80,9 +80,9 @@ def _plan_sources(planner: _Planner, draft: Draft, base: Path, data_dir: Path) -
 
 
 def _check_line(
-    found: Findings, path: KeyPath, source: ModbusRtuSettings, rows: Sequence[RegisterRow]
+    found: Findings, path: KeyPath, source: ModbusSettings, rows: Sequence[RegisterRow]
 ) -> None:
-    """Whether the line can carry what is to be read over it."""
+    """Whether the line or connection can carry what is to be read over it."""
     from gateway.sources.modbus.line import loads  # noqa: PLC0415 - if it is used
 
     shares = loads(rows, source)
@@ -92,13 +92,22 @@ def _check_line(
     worst, share = max(shares, key=lambda each: each[1])
     tags = [f"{row.asset}.{row.tag}" for row in rows if row.scan_class == worst.scan_class]
     named = ", ".join(tags[:NAMES_LISTED_MAX]) + ", ..." * (len(tags) > NAMES_LISTED_MAX)
+    is_known = bool(source.answer_time or source.request_pause)
+    if isinstance(source, ModbusRtuSettings):
+        is_known = True
+        given, otherwise = f" at {source.baud_rate} baud", "raise baud_rate"
+    elif is_known:
+        given, otherwise = "", "raise in_flight if the device allows it"
+    else:
+        given, otherwise = ", if an answer takes 1 ms", "say what it takes with answer_time"
     what = (
-        f"{source.device} would be busy for {busy:.0%} of the time at {source.baud_rate} baud,"
+        f"{source.address} would be busy for {busy:.0%} of the time{given},"
         f" {share:.0%} of it with the scan class {toml_text(worst.scan_class)}"
     )
-    mend = f"Give some of its tags a slower scan class ({named}), or raise baud_rate."
+    mend = f"Give some of its tags a slower scan class ({named}), or {otherwise}."
     where = (*path, "scan_classes")
-    if busy > 1:
+    # What nobody has told is no reason to refuse anything.
+    if busy > 1 and is_known:
         found.problem(where, what, mend)
     else:
         found.warn(where, what, mend)

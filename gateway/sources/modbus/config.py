@@ -142,6 +142,13 @@ class ModbusSettings(Settings):
     request_pause: Seconds = Field(
         default=0.0, ge=0, le=10, description="between an answer and the next request"
     )
+    answer_time: Seconds | None = Field(
+        default=None,
+        gt=0,
+        le=60,
+        description="what the device takes to answer, for the check of its schedule;"
+        " not told: 1 ms over TCP, and nothing on a serial line, as far as is known",
+    )
     connect_pause: Seconds = Field(
         default=0.0, ge=0, le=60, description="between connecting and the first request"
     )

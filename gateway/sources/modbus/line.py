@@ -1,24 +1,32 @@
-"""Line: how busy a serial line is with its scans, before anything is read.
+"""Line: how busy a connection is with its scans, before anything is read.
 
-What the wire takes follows from the requests (Serial Line 1.02, 2.5.1): in RTU a request of eight
-characters, an answer of five and its data, and three and a half of silence before each; in ASCII
-two characters a byte, one for the colon and two for the end. What the
-devices take to answer is not known and comes on top.
+What a serial line takes follows from the requests (Serial Line 1.02, 2.5.1): in RTU a request of
+eight characters, an answer of five and its data, and three and a half of silence before each; in
+ASCII two characters a byte, one for the colon and two for the end. What the device takes to answer
+and the pauses that it wants come on top. Over TCP these are all there is; with several requests in
+flight they overlap.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gateway.sources.modbus.config import ModbusRtuSettings, RegisterRow
+from gateway.sources.modbus.config import (
+    ModbusRtuSettings,
+    ModbusSettings,
+    ModbusTcpSettings,
+    RegisterRow,
+)
 from gateway.sources.modbus.plan import ScanPlan, plan
 from gateway.sources.modbus.serial import character_s
 from gateway.sources.modbus.wire import Request
 
-__all__ = ["QUIET_MIN_S", "exchange_s", "loads", "quiet_s"]
+__all__ = ["QUIET_MIN_S", "exchange_s", "loads", "quiet_s", "request_s"]
 
 # Above 19,200 baud the silence gets no shorter.
 QUIET_MIN_S = 0.00175
+# Where nobody has told: a device on the same network that is in no hurry.
+_TCP_ANSWER_S = 0.001
 _REQUEST_BYTES = 6  # unit id, function, address, quantity
 _ANSWER_BYTES = 3  # unit id, function, byte count, and the block
 
@@ -35,12 +43,22 @@ def exchange_s(request: Request, settings: ModbusRtuSettings) -> float:
     return characters * character_s(settings) + 2 * quiet_s(settings)
 
 
-def loads(rows: Sequence[RegisterRow], settings: ModbusRtuSettings) -> list[tuple[ScanPlan, float]]:
-    """Each scan class with its share of the line's time; 1.0 in all is a line that is full."""
+def request_s(request: Request, settings: ModbusSettings) -> float:
+    """For how long one request keeps the connection from others, at least."""
+    if isinstance(settings, ModbusRtuSettings):
+        answer_s = settings.answer_time or 0.0
+        return exchange_s(request, settings) + answer_s + settings.request_pause
+    answer_s = settings.answer_time or _TCP_ANSWER_S
+    in_flight = settings.in_flight if isinstance(settings, ModbusTcpSettings) else 1
+    return (answer_s + settings.request_pause) / in_flight
+
+
+def loads(rows: Sequence[RegisterRow], settings: ModbusSettings) -> list[tuple[ScanPlan, float]]:
+    """Each scan class with its share of the connection's time; 1.0 in all is one that is full."""
     return [
         (
             scan,
-            sum(exchange_s(block.request, settings) for block in scan.blocks) / scan.period_s,
+            sum(request_s(block.request, settings) for block in scan.blocks) / scan.period_s,
         )
         for scan in plan(rows, settings)
     ]

@@ -72,10 +72,12 @@ async def _serve(config: Any) -> None:
         if offers.listen:
             from gateway.ops.offers import serve_offers
 
+            has_alarm = gateway.engine.has_open_event if gateway.engine is not None else None
+            latest = gateway.turns.latest
             offering = serve_offers(
-                offers, config.directory, gateway.table, gateway.turns.latest, gateway.clock
+                offers, config.directory, gateway.table, latest, gateway.clock, has_alarm
             )
-            offer_port, _ = await opened.enter_async_context(offering)
+            offer_port, status.further["modbus_server"] = await opened.enter_async_context(offering)
             log.info("gateway.modbus_server port=%d", offer_port)
         # What start-up made lives as long as the process; the collector need not look at it again.
         gc.collect()

@@ -17,7 +17,7 @@ from gateway.config.draft import Draft, Findings, MapReference
 from gateway.config.explain import did_you_mean, legible, nearest
 from gateway.config.places import KeyPath
 from gateway.config.reference import toml_text
-from gateway.errors import Problem
+from gateway.errors import ConfigError, Problem, SluicegateError
 from gateway.inference.config import ModelSettings
 from gateway.settings import matches_any
 from gateway.sources.modbus.config import ModbusRtuSettings, ModbusSettings, RegisterRow
@@ -50,7 +50,9 @@ def check_tags(found: Findings, draft: Draft, base: Path) -> None:
     data_dir = base / gateway.data_dir if gateway else base
     _plan_sources(planner, draft, base, data_dir)
     for index, source in draft.source.items():
-        if isinstance(source, ModbusSettings) and source.name in found.register_maps:
+        if not isinstance(source, ModbusSettings) or min(source.periods.values()) <= 0:
+            continue  # a rate that is none is told where it stands
+        if source.name in found.register_maps:
             _check_line(found, ("source", index), source, found.register_maps[source.name])
     sources_are_right = _all_right(found, "source", draft.source)
     if len(found.problems) > before or not sources_are_right or not assets_are_right:
@@ -64,6 +66,7 @@ def check_tags(found: Findings, draft: Draft, base: Path) -> None:
     for number, model in draft.model.items():
         _check_watched(found, ("model", number), model)
     _check_unused(found, draft.asset)
+    _check_offers(found, draft, base)
 
 
 def _plan_sources(planner: _Planner, draft: Draft, base: Path, data_dir: Path) -> None:
@@ -77,6 +80,37 @@ def _plan_sources(planner: _Planner, draft: Draft, base: Path, data_dir: Path) -
                 planner.add_topic(("source", index, "topic", number), source, topic)
         elif source.profile:
             planner.add_profile(("source", index), source, data_dir)
+
+
+def _check_offers(found: Findings, draft: Draft, base: Path) -> None:
+    """The map of what the gateway offers as a Modbus server, and whether it has such tags."""
+    settings = draft.gateway.modbus_server if draft.gateway is not None else None
+    if settings is None or not settings.listen:
+        return
+    from gateway.config.offers import ALARM, load_offers  # noqa: PLC0415 - if it is used
+
+    where: KeyPath = ("gateway", "modbus_server", "map")
+    try:
+        offers = load_offers(base / settings.map)
+    except ConfigError as error:
+        found.problems.extend(error.problems)
+        return
+    except SluicegateError as error:
+        found.problem(where, error.message, error.hint)
+        return
+    assets = {tag.asset for tag in found.tags.values()}
+    models = {model.name for model in draft.model.values()}
+    for offer in offers:
+        asset, _, name = offer.tag.removesuffix(ALARM).rpartition(".")
+        is_alarm = offer.tag.endswith(ALARM)
+        is_known = asset in assets and name in models if is_alarm else offer.tag in found.tags
+        may_come = "@" in offer.tag or any(can_both_match(offer.tag, n) for n in found.open_names)
+        is_derived = not is_alarm and any(f".{model}." in offer.tag for model in models)
+        if is_known or may_come or is_derived:
+            continue
+        near = did_you_mean(offer.tag, found.tags)
+        mend = near or "Offer a tag that `sluicegate check` lists, or a score or alarm of a model."
+        found.warn(where, f"{settings.map} offers {offer.tag}, which is no tag", mend)
 
 
 def _check_line(

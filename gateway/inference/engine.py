@@ -233,6 +233,13 @@ class Engine:
         """By model, the newest word on each asset."""
         return {name: served.active.status() for name, served in self._served.items()}
 
+    def has_open_event(self, model: str, asset: str) -> bool | None:
+        """Whether a [[model]] at work has an event open of an asset; None where none watches it."""
+        served = self._served.get(model)
+        if served is None or not served.active.watches(asset):
+            return None
+        return served.active.has_open_event(asset)
+
     def _remember(self, event: AnomalyEvent) -> None:
         """Keep the event's newest record in the place of its first."""
         for i, known in enumerate(self.recent_events):

@@ -259,6 +259,9 @@ class Watcher:
         both = np.array(pairs, np.intp).reshape(-1, 2)
         return both[:, 0], both[:, 1]
 
+    def watches(self, asset: str) -> bool:
+        return self._slots.get(asset) is not None
+
     def has_open_event(self, asset: str) -> bool:
         slot = self._slots.get(asset)
         return slot is not None and self._alarms.is_open(slot)

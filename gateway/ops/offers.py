@@ -2,40 +2,34 @@
 
 Functions 1 and 2 read the bits, 3 and 4 the registers, of any unit id; everything else is refused
 with exception 1. What is between the offered addresses is zero; beyond them is exception 2. A tag
-that is bad, or older than `stale_after`, is answered as `bad` says.
+that is bad, or older than `stale_after`, is answered as `bad` says. `<asset>.<model>.alarm` is no
+tag but a bit: whether that model has an event open of that asset.
 """
 
 from __future__ import annotations
 
 import asyncio
-import csv
-import logging
-import math
 import struct
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from gateway.clock import Clock
+from gateway.config.offers import ALARM, Offer, load_offers
 from gateway.config.schema import ModbusServerSettings
-from gateway.errors import ConfigError, Problem, SluicegateError
+from gateway.errors import SluicegateError
 from gateway.stages.latest import Latest
 from gateway.tag import Quality, TagTable
 
-__all__ = ["Offer", "OfferStats", "load_offers", "serve_offers"]
+__all__ = ["OfferStats", "serve_offers"]
 
-log = logging.getLogger(__name__)
+HasAlarm = Callable[[str, str], bool | None]
+"""Whether a model (the first) has an event open of an asset; None where that is not known."""
 
 CLIENTS_MAX = 16
 IDLE_S = 120.0  # a client that asks nothing for so long is gone
 REQUEST_S = 5.0  # from a request's first byte to its last
-BYTES_MAX = 4 * 2**20
-_FORMATS = {
-    "int16": ">h", "uint16": ">H", "int32": ">i", "uint32": ">I", "int64": ">q", "uint64": ">Q",
-    "float32": ">f", "float64": ">d",
-}  # fmt: skip
-_COLUMNS = ("tag", "address", "data_type", "byte_order", "scale")
 
 
 @dataclass(slots=True)
@@ -48,99 +42,6 @@ class OfferStats:
     clients: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Offer:
-    """One tag at its address; `bool` is a bit, everything else registers."""
-
-    tag: str
-    address: int
-    data_type: str
-    byte_order: str = "ABCD"
-    scale: float = 1.0  # what is offered = value / scale
-
-    @property
-    def size(self) -> int:
-        """Registers, or one bit."""
-        return 1 if self.data_type == "bool" else struct.calcsize(_FORMATS[self.data_type]) // 2
-
-    def encode(self, value: float | None) -> bytes:
-        """The registers of a value, kept within what the type holds; None is the sentinel."""
-        form = _FORMATS[self.data_type]
-        if self.data_type.startswith("float"):
-            stored = math.nan if value is None else value / self.scale
-            with suppress(OverflowError):
-                return self._ordered(struct.pack(form, stored))
-            return self._ordered(struct.pack(form, math.nan))
-        bits = 8 * struct.calcsize(form)
-        is_signed = self.data_type.startswith("int")
-        low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if is_signed else (0, 2**bits - 1)
-        missing = low if is_signed else high
-        if value is None or not math.isfinite(value):
-            return self._ordered(struct.pack(form, missing))
-        exact = value if self.scale == 1.0 else value / self.scale
-        return self._ordered(struct.pack(form, min(max(round(exact), low), high)))
-
-    def _ordered(self, data: bytes) -> bytes:
-        words = [data[i : i + 2] for i in range(0, len(data), 2)]
-        if self.byte_order in ("CDAB", "DCBA"):
-            words.reverse()
-        if self.byte_order in ("BADC", "DCBA"):
-            words = [word[::-1] for word in words]
-        return b"".join(words)
-
-
-def load_offers(path: Path) -> list[Offer]:
-    """The map of what is offered; raises ConfigError with every row that is wrong."""
-    try:
-        if path.stat().st_size > BYTES_MAX:
-            raise SluicegateError(f"{path} is larger than 4 MiB")
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SluicegateError(
-            f"{path} cannot be read: {error}", hint="see [gateway.modbus_server]"
-        ) from error
-    problems: list[Problem] = []
-    offers: list[Offer] = []
-    taken: dict[tuple[bool, int], str] = {}
-    for number, cells in enumerate(csv.DictReader(lines), start=2):
-        given = {k: (v or "").strip() for k, v in cells.items() if isinstance(v, str) and k}
-        try:
-            offer = Offer(
-                given.get("tag", ""), int(given.get("address", "")),
-                given.get("data_type") or "float32", given.get("byte_order") or "ABCD",
-                float(given.get("scale") or 1),
-            )  # fmt: skip
-            said = _mistake(offer, taken)
-        except ValueError as error:
-            said = str(error)
-        if said:
-            mend = f"The columns are {', '.join(_COLUMNS)}."
-            problems.append(Problem(file=str(path), place=f"row {number}", found=said, mend=mend))
-        else:
-            offers.append(offer)
-    if problems:
-        raise ConfigError(problems)
-    return offers
-
-
-def _mistake(offer: Offer, taken: dict[tuple[bool, int], str]) -> str:
-    if not offer.tag:
-        return "it has no tag"
-    if offer.data_type != "bool" and offer.data_type not in _FORMATS:
-        return f"data_type {offer.data_type} is unknown"
-    if offer.byte_order not in ("ABCD", "CDAB", "BADC", "DCBA"):
-        return f"byte_order {offer.byte_order} is unknown"
-    if not 0 <= offer.address <= 65536 - offer.size:
-        return f"address {offer.address} is not one"
-    if not math.isfinite(offer.scale) or offer.scale == 0:
-        return f"scale {offer.scale} is none"
-    for place in range(offer.address, offer.address + offer.size):
-        other = taken.setdefault((offer.data_type == "bool", place), offer.tag)
-        if other != offer.tag:
-            return f"address {place} is that of {other} too"
-    return ""
-
-
 class _Registers:
     """Answers to PDUs."""
 
@@ -151,7 +52,9 @@ class _Registers:
         table: TagTable,
         latest: Latest,
         clock: Clock,
+        has_alarm: HasAlarm | None,
     ) -> None:
+        self._has_alarm = has_alarm
         self._bits = [offer for offer in offers if offer.data_type == "bool"]
         self._words = [offer for offer in offers if offer.data_type != "bool"]
         self._settings = settings
@@ -202,6 +105,9 @@ class _Registers:
 
     def _value(self, tag: str) -> float | None:
         """The newest value; None where it is bad, stale, or not there."""
+        if tag.endswith(ALARM):
+            asset, model, _ = tag.rsplit(".", 2)
+            return self._has_alarm(model, asset) if self._has_alarm is not None else None
         tag_id, latest = self._table.id_of(tag), self._latest
         if tag_id is None or tag_id >= len(latest.t_ns):
             return None
@@ -216,10 +122,16 @@ class _Registers:
 
 @asynccontextmanager
 async def serve_offers(
-    settings: ModbusServerSettings, base: Path, table: TagTable, latest: Latest, clock: Clock
+    settings: ModbusServerSettings,
+    base: Path,
+    table: TagTable,
+    latest: Latest,
+    clock: Clock,
+    has_alarm: HasAlarm | None = None,
 ) -> AsyncIterator[tuple[int, OfferStats]]:
     """Offer until the block ends; the port, and what happens there. Raises SluicegateError."""
-    registers = _Registers(load_offers(base / settings.map), settings, table, latest, clock)
+    offers = load_offers(base / settings.map)
+    registers = _Registers(offers, settings, table, latest, clock, has_alarm)
     stats = OfferStats()
     host, _, port = settings.listen.rpartition(":")
 

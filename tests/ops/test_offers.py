@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 from pymodbus.client import AsyncModbusTcpClient
 
+from gateway.config.load import load
+from gateway.config.offers import load_offers
 from gateway.config.schema import ModbusServerSettings
 from gateway.errors import ConfigError
-from gateway.ops.offers import load_offers, serve_offers
+from gateway.ops.offers import serve_offers
 from tests.ops.fake_view import FakeView
 
 MAP = """tag,address,data_type,byte_order,scale
@@ -72,3 +74,51 @@ def test_a_map_with_mistakes_names_each_row(tmp_path: Path) -> None:
         load_offers(path)
     places = [problem.place for problem in caught.value.problems]
     assert places == ["row 2", "row 3", "row 4", "row 5", "row 6", "row 8"]
+
+
+async def test_an_alarm_is_a_bit(view: FakeView, tmp_path: Path) -> None:
+    """A PLC asks for it like for any other; it is refused where no model watches the asset."""
+    rows = [
+        "tag,address,data_type",
+        "line.pump-1.health.alarm,0,bool",
+        "pump-2.health.alarm,1,bool",
+    ]
+    (tmp_path / "offers.csv").write_text("\n".join(rows))
+    settings = ModbusServerSettings(listen="127.0.0.1:0")
+    is_open: dict[tuple[str, str], bool] = {("health", "line.pump-1"): False}
+    serving = serve_offers(
+        settings, tmp_path, view.table, view.latest, view.clock,
+        lambda model, asset: is_open.get((model, asset)),
+    )  # fmt: skip
+    async with serving as (port, _):
+        client = AsyncModbusTcpClient("127.0.0.1", port=port, timeout=10)
+        await client.connect()
+        assert (await client.read_discrete_inputs(0, count=1)).bits[0] is False
+        is_open["health", "line.pump-1"] = True
+        assert (await client.read_discrete_inputs(0, count=1)).bits[0] is True
+        assert (await client.read_discrete_inputs(1, count=1)).exception_code == 4
+        client.close()
+
+
+def test_check_reads_the_map_and_names_what_is_no_tag(tmp_path: Path) -> None:
+    (tmp_path / "map.csv").write_text("asset,tag,unit_id,address\npump-1,flow,1,0\n")
+    config = tmp_path / "s.toml"
+    config.write_text(
+        f'[gateway]\nname = "g"\ndata_dir = "{tmp_path}/data"\n'
+        '[gateway.modbus_server]\nlisten = "127.0.0.1:1502"\n'
+        '[[source]]\ntype = "modbus-tcp"\nname = "plc"\nhost = "10.1.2.3"\nmap = "map.csv"\n'
+        '[[asset]]\nname = "*"\nclass = "pump"\n'
+    )
+    offers = tmp_path / "offers.csv"
+    with pytest.raises(ConfigError, match=r"offers\.csv cannot be read"):
+        load(config)
+    offers.write_text("tag,address\npump-1.flow,0\npump-1.flaw,1\n")
+    with pytest.raises(ConfigError, match=r"address 1 is that of pump-1\.flow too"):
+        load(config)
+    offers.write_text(
+        "tag,address,data_type\npump-1.flow,0,\npump-1.flaw,2,\npump-1.x.alarm,0,bool\n"
+    )
+    said = [str(warning) for warning in load(config).warnings]
+    assert any('pump-1.flaw, which is no tag. Did you mean "pump-1.flow"?' in one for one in said)
+    assert any("pump-1.x.alarm, which is no tag" in one for one in said)
+    assert not any("pump-1.flow, which" in one for one in said)

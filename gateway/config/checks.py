@@ -271,6 +271,11 @@ def _check_sink(found: Findings, path: KeyPath, sink: Any, base: Path) -> None:
     if hasattr(sink, "token"):
         _check_secret(found, (*path, "token"), sink.token)
     _check_tls_ca(found, path, sink, base, used=is_encrypted)
+    credentials = getattr(sink, "credentials", "")
+    if credentials and not (base / credentials).is_file():
+        what = f"credentials = {toml_text(credentials)}: there is no such file"
+        mend = "Put the user's JWT and seed there; until then everything waits in the spool."
+        found.warn((*path, "credentials"), what, mend)
     for key in ("token", "password"):
         if getattr(sink, key, None) is not None and not (is_encrypted or is_here):
             what = f"the {key} crosses the network unencrypted"

@@ -86,3 +86,38 @@ def test_without_a_file_it_says_how_it_is_used(capsys: pytest.CaptureFixture[str
     with pytest.raises(SystemExit):
         main(["check"])
     assert "sluicegate check sluicegate.toml" in capsys.readouterr().err
+
+
+def test_credentials_that_are_not_there_are_said(
+    plant: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sink = 'name = "bus"\ntype = "nats"\nurl = "tls://bus:4222"\ncredentials = "user.creds"'
+    plant.write_text(GOOD + f"\n[[sink]]\n{sink}\n", encoding="utf-8")
+    assert main(["check", str(plant)]) == 0
+    printed = capsys.readouterr()
+    assert "there is no such file" in printed.err + printed.out
+    (plant.parent / "user.creds").write_text("secret")
+    assert main(["check", str(plant)]) == 0
+    printed = capsys.readouterr()
+    assert "there is no such file" not in printed.err + printed.out
+
+
+@pytest.mark.parametrize(
+    ("sink", "where"),
+    [
+        ('type = "influxdb1"\nurl = "http://db:1"\ndatabase = "a"', "http://db:1 database a"),
+        ('type = "influxdb3"\nurl = "http://db:1"\ndatabase = "a"', "http://db:1 database a"),
+        ('type = "http_json"\nurl = "http://office/samples"', "http://office/samples"),
+        ('type = "prometheus"\nurl = "http://vm:1/api/v1/write"', "http://vm:1/api/v1/write"),
+        ('type = "nats"\nurl = "nats://bus:4222"', "nats://bus:4222 subject "),
+        ('type = "kafka"\nbrokers = "bus:9092"\ntopic = "plant"', "bus:9092 topic plant"),
+        ('type = "file"\ndirectory = "out"', "out as "),
+    ],
+)
+def test_each_sink_says_where_it_delivers_to(
+    plant: Path, sink: str, where: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plant.write_text(GOOD + f'\n[[sink]]\nname = "office"\n{sink}\n', encoding="utf-8")
+    assert main(["check", str(plant)]) == 0
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert any(line.startswith("office ") and where in line for line in lines)

@@ -5,7 +5,6 @@ import base64
 import contextlib
 import socket
 import ssl
-import subprocess
 import time
 from collections.abc import AsyncIterator
 from email.utils import formatdate
@@ -162,18 +161,6 @@ async def test_redirects_are_not_followed(fake: FakeInflux, table: TagTable) -> 
     fake.answer = lambda _: web.Response(status=307, headers={"Location": "http://127.0.0.1:1/"})
     with pytest.raises(SinkUnavailable, match="no InfluxDB"):
         await write(build(influx2(fake.url), table), [1.0])
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Certificate and key, in one file, of a 127.0.0.1 that vouches for itself."""
-    folder = tmp_path_factory.mktemp("tls")
-    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2"
-    command += " -subj /CN=test -addext subjectAltName=IP:127.0.0.1 -keyout key.pem -out cert.pem"
-    subprocess.run(command.split(), cwd=folder, check=True, capture_output=True)
-    path = folder / "both.pem"
-    path.write_text((folder / "cert.pem").read_text() + (folder / "key.pem").read_text())
-    return path
 
 
 async def test_a_certificate_nobody_vouches_for_parks_the_sink_and_nothing_is_sent(

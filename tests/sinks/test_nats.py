@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -28,7 +30,7 @@ def sink_to(url: str, **more: object) -> NatsSink:
     table.add(make_tag("pump.flow"))
     table.add(make_tag("mixer 1.speed", data_type=DataType.INT64))
     facts = {"type": "nats", "name": "stream", "url": url, "subject": "plant.{asset}"} | more
-    checked = NatsSettings.model_validate(facts | {"timeout": "5s"})
+    checked = NatsSettings.model_validate({"timeout": "5s"} | facts)
     return build(checked, table)
 
 
@@ -211,3 +213,41 @@ async def test_a_token_lets_in_and_another_one_parks(
             monkeypatch.setenv("NATS_TOKEN", "s3cret")
             await sink.write(frame_of(0, 1))
         assert await contents(server, token="s3cret") == {"plant.pump": [0]}
+
+
+async def test_a_server_that_hangs_costs_one_deadline_and_then_has_everything_once(
+    tmp_path: Path,
+) -> None:
+    with running(Nats(tmp_path / "nats")) as server:
+        await make_stream(server)
+        sink = sink_to(server.url, timeout="1s")
+        async with sink.session():
+            await sink.write(frame_of(0, 4))
+            process = server._process
+            assert process is not None
+            os.kill(process.pid, signal.SIGSTOP)
+            try:
+                with pytest.raises(SinkUnavailable, match="no answer within 1 s") as late:
+                    await sink.write(frame_of(4, 4))
+                assert late.value.is_slow
+            finally:
+                os.kill(process.pid, signal.SIGCONT)
+            await sink.write(frame_of(4, 4))
+        assert await contents(server) == {"plant.pump": [0, 2, 4, 6], "plant.mixer_1": [1, 3, 5, 7]}
+
+
+async def test_a_server_whose_certificate_nobody_vouches_for_parks(
+    tmp_path: Path, certificate: Path
+) -> None:
+    tls = f'tls {{ cert_file: "{certificate}", key_file: "{certificate}" }}\n'
+    with running(Nats(tmp_path / "nats", lines=tls)) as server:
+        url = server.url.replace("nats://", "tls://")
+        for ca in ("", str(certificate)):
+            sink = sink_to(url, tls_ca=ca)
+            async with sink.session():
+                if ca:  # let in, and told what is missing
+                    with pytest.raises(SinkParked, match="no stream takes"):
+                        await sink.write(frame_of(0, 1))
+                else:
+                    with pytest.raises(SinkParked, match=r"(?i)certificate"):
+                        await sink.write(frame_of(0, 1))

@@ -12,9 +12,10 @@ import pytest
 
 from gateway.frame import Frame, Lane, Turn
 from gateway.spool.catalog import Rows, Segment
+from gateway.spool.dictionary import Dictionary
 from gateway.spool.history import History
 from gateway.spool.log import Spool
-from gateway.tag import TagTable
+from gateway.tag import Tag, TagTable
 from tests.samples import make_tag
 from tests.spool.conftest import Opener
 from tests.spool.simulated_disk import SimulatedDisk
@@ -225,3 +226,29 @@ async def test_arrivals_are_the_raw_samples_with_the_time_of_their_turn(
         assert frame.tag_ids.tolist() == [3, 5] * 20
         assert frame.t_ns.tolist() == np.repeat(np.arange(500, 2500, 100), 2).tolist()
         assert (arrived_ns - frame.t_ns).tolist() == [7] * 40
+
+
+async def test_samples_of_tags_that_nobody_knows_any_more_leave_the_others_where_they_are(
+    open_spool: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A damaged dictionary record costs its tags; turns and times of the rest stay right."""
+    async with open_spool() as spool:
+        for i in range(12):
+            ids = np.arange(10, dtype=np.int32)
+            for later in (7, 9):
+                frame = Frame.of(i * 100, ids, i + ids / 10)
+                durable = spool.append(Turn(i * 100 + later, {Lane.RAW: frame}))
+            await durable
+        known = Dictionary.__getitem__
+
+        def forgotten(dictionary: Dictionary, local_id: int) -> Tag | None:
+            tag = known(dictionary, local_id)
+            return None if tag is not None and tag.name == "pump.t3" else tag
+
+        monkeypatch.setattr(Dictionary, "__getitem__", forgotten)
+        names = ["pump.t2", "pump.t3", "pump.t4"]
+        found = list(spool.history.arrivals(names, 0, 1200))
+        frame = Frame.concatenate([frame for _, frame in found])
+        arrived_ns = np.concatenate([times for times, _ in found])
+        assert set(frame.tag_ids.tolist()) == {2, 4}
+        assert set((arrived_ns - frame.t_ns).tolist()) == {7, 9}

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from gateway.errors import SpoolError, SpoolLocked
 from gateway.frame import EMPTY_FRAME, Frame, Lane, Turn
 from gateway.spool import log as spool_log
 from gateway.spool import writer
+from gateway.spool.store import Group, Store
 from tests.spool.conftest import Opener, Until, frame_of, raw_turn, replayed
 from tests.spool.simulated_disk import SimulatedDisk
 
@@ -342,3 +344,29 @@ def test_what_was_said_to_be_durable_survives_a_kill(tmp_path: Path, open_spool:
             await spool.append(raw_turn(10**6, 1.0))
 
     asyncio.run(check())
+
+
+async def test_a_group_that_can_never_be_written_costs_itself_and_is_counted(
+    open_spool: Opener, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A defect of ours, say; its neighbours in the same flush are kept."""
+    real = Store.commit
+
+    def commit(store: Store, groups: Sequence[Group]) -> None:
+        if any(666.0 in turn.frames[Lane.RAW].values for g in groups for turn in g.turns):
+            raise RuntimeError("a defect")
+        real(store, groups)
+
+    disk = SimulatedDisk()
+    async with open_spool(disk=disk, commit_bytes=1) as spool:
+        await spool.append(raw_turn(5, 0.0))
+        monkeypatch.setattr(Store, "commit", commit)
+        values = (1.0, 666.0, 2.0)
+        futures = [spool.append(raw_turn(10 * n, v)) for n, v in enumerate(values, 1)]
+        told = await asyncio.gather(*futures, return_exceptions=True)
+        assert [isinstance(one, SpoolError) for one in told] == [False, True, False]
+        assert spool.stats.samples_lost_total == 1
+        assert "spool.group_refused" in caplog.text
+        await spool.append(raw_turn(50, 3.0))
+    async with open_spool(disk=disk) as spool:
+        assert [values for _, values in replayed(spool)] == [[0.0], [1.0], [2.0], [3.0]]

@@ -126,6 +126,9 @@ def _source_lines(source: SourcePlan) -> Iterator[str]:
             _rate(scan.samples_per_s),
         )
         yield from _listed(scan.requests, REQUESTS_SHOWN_MAX, "      ")
+    if source.learned:
+        yield "    learned when it ran:"
+        yield from _listed(source.learned, REQUESTS_SHOWN_MAX, "      ")
     if source.line_busy is not None:
         yield f"    busy for {source.line_busy:.1%} of the time at least, by what is known of it"
     for topic in source.topics:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from gateway.config.explain import legible
 from gateway.config.load import Config
@@ -17,9 +18,12 @@ from gateway.config.reference import toml_text
 from gateway.config.schema import AnySink, SourceSettings
 from gateway.errors import BundleInvalid, Problem
 from gateway.inference.config import ModelSettings
-from gateway.sources.modbus.config import ModbusSettings
+from gateway.sources.modbus.config import ModbusSettings, RegisterRow
 from gateway.sources.mqtt.config import MqttSettings
 from gateway.tag import Tag
+
+if TYPE_CHECKING:
+    from gateway.sources.modbus.plan import Learned
 
 __all__ = [
     "RECORD_BYTES",
@@ -83,6 +87,7 @@ class SourcePlan:
     topics: tuple[TopicPlan, ...] = ()
     line_busy: float | None = None  # share of a line's or connection's time, at least
     standby: str = ""  # its second address
+    learned: tuple[str, ...] = ()  # what it refused when the gateway ran, in words
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -267,7 +272,8 @@ def _source(config: Config, source: SourceSettings) -> SourcePlan:
             samples_per_s=None,
             topics=topics,
         )
-    scans = tuple(_scans(config, source))
+    learned = _learned_of(config, source)
+    scans = tuple(_scans(config, source, learned))
     return SourcePlan(
         name=source.name,
         type=source.type,
@@ -278,7 +284,25 @@ def _source(config: Config, source: SourceSettings) -> SourcePlan:
         scans=scans,
         line_busy=_line_busy(config, source),
         standby=source.standby,
+        learned=tuple(_in_words(learned, config.register_maps[source.name])),
     )
+
+
+def _learned_of(config: Config, source: ModbusSettings) -> Learned:
+    """What an earlier run of the gateway learned of the device."""
+    from gateway.sources.modbus.learned import load_learned  # noqa: PLC0415 - if it is used
+
+    path = config.settings.gateway.data_dir / "sources" / f"{source.name}.json"
+    return load_learned(path, config.register_maps[source.name])
+
+
+def _in_words(learned: Learned, rows: Sequence[RegisterRow]) -> Iterator[str]:
+    for index in sorted(learned.alone):
+        row = rows[index]
+        yield f"{row.asset}.{row.tag} was refused: correct its address, or remove its row"
+    for (unit_id, function), addresses in sorted(learned.cuts.items()):
+        at = ", ".join(map(str, sorted(addresses)))
+        yield f"unit {unit_id}, function {function}: no request reads across {at}"
 
 
 def _line_busy(config: Config, source: ModbusSettings) -> float | None:
@@ -289,10 +313,10 @@ def _line_busy(config: Config, source: ModbusSettings) -> float | None:
     return sum(share for _, share in loads(config.register_maps[source.name], source))
 
 
-def _scans(config: Config, source: ModbusSettings) -> Iterator[ScanPlan]:
+def _scans(config: Config, source: ModbusSettings, learned: Learned) -> Iterator[ScanPlan]:
     from gateway.sources.modbus.plan import plan  # noqa: PLC0415 - if it is used
 
-    for scan in plan(config.register_maps[source.name], source):
+    for scan in plan(config.register_maps[source.name], source, learned):
         yield ScanPlan(
             scan_class=scan.scan_class,
             period_s=scan.period_s,

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from gateway.cli.main import main
 from gateway.sources.modbus.config import ModbusTcpSettings, RegisterRow
 from gateway.sources.modbus.learned import load_learned, save_learned
 from gateway.sources.modbus.plan import Learned, plan
@@ -78,3 +79,27 @@ def test_each_tag_has_a_request_of_its_own_where_the_device_wants_it(used: set[i
 def test_a_range_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(ValidationError, match="write a table and addresses"):
         settings(never_read=[text])
+
+
+def test_check_says_what_was_learned_and_plans_with_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = "".join(f"pump-1,t{address},1,{address}\n" for address in range(10))
+    (tmp_path / "map.csv").write_text("asset,tag,unit_id,address\n" + rows)
+    config = tmp_path / "s.toml"
+    config.write_text(
+        f'[gateway]\nname = "g"\ndata_dir = "{tmp_path}/data"\n'
+        '[[source]]\ntype = "modbus-tcp"\nname = "plc"\nhost = "10.1.2.3"\nmap = "map.csv"\n'
+        '[[asset]]\nname = "*"\nclass = "pump"\n'
+    )
+    assert main(["check", str(config)]) == 0
+    assert "1 request " in capsys.readouterr().out
+    learned = Learned()
+    learned.cuts[1, 3] |= {4}
+    learned.alone.add(7)
+    save_learned(tmp_path / "data/sources/plc.json", learned, [row(a) for a in range(10)])
+    assert main(["check", str(config)]) == 0
+    said = capsys.readouterr().out
+    assert "pump-1.t7 was refused: correct its address, or remove its row" in said
+    assert "unit 1, function 3: no request reads across 4" in said
+    assert "4 requests" in said

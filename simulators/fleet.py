@@ -6,8 +6,8 @@ two cores, the registers of all devices are one array, and an answer is a slice 
 server takes some hundred microseconds each, and would be what is measured.
 
 Lateness is measured here, on the wire's side. A device that is asked every `period_s` is asked at
-phase + k * period_s; the phase is the earliest that any request fits, so nothing is ever early, and
-what a request comes later than that is its lateness. A k without a request is a missing scan.
+phase + k * period_s; the phase is the earliest there is near to where most requests lie in the
+period, and what one comes later than that is its lateness. A k without one is a missing scan.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ _READ_HOLDING_REGISTERS = 3
 _REGISTERS_MAX = 125  # of one read (Modbus Application Protocol 1.1b3, 6.3)
 _ILLEGAL_FUNCTION, _ILLEGAL_ADDRESS, _ILLEGAL_VALUE = 1, 2, 3
 _ADU_MAX = 260
+# Of a period: what comes that much before its time is taken for early, and not for very late.
+EARLY_SHARE = 0.2
 _STEP_S = 0.1
 # Ten hours at 10 Hz; a fleet that is asked for longer tells of the first of them.
 _ARRIVALS_MAX = 360_000
@@ -168,12 +170,14 @@ def lateness_ms(
     times = np.array(arrivals_s)
     if not len(times):
         return np.zeros(0), 0
-    # Rounded down against the first: half a period's lateness must not look like earliness.
     turns = (times - times[0]) / period_s
-    shift = turns - np.round(turns)
-    earliest = shift.min()
-    numbers = np.floor(turns - earliest + 1e-9).astype(np.int64)
-    late = (turns - earliest - numbers) * period_s * 1000
+    # The phase is the earliest there is near to where most are: what was held up for most of a
+    # period must not pass for the earliest of all.
+    most = np.angle(np.exp(2j * np.pi * turns).sum()) / (2 * np.pi)
+    shift = (turns - most + 0.5) % 1 - 0.5
+    phase = most + shift[shift >= -EARLY_SHARE].min()
+    numbers = np.floor(turns - phase + EARLY_SHARE / 4).astype(np.int64)
+    late = np.maximum(turns - phase - numbers, 0.0) * period_s * 1000
     judged = times - times[0] >= warm_s
     numbers = numbers[judged]
     missing = int(np.maximum(np.diff(numbers) - 1, 0).sum())

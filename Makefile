@@ -28,8 +28,8 @@ bench: $(VENV)/test.stamp  ## the figures of bench/RESULTS.md
 
 coverage: packages $(VENV)/test.stamp  ## branches of spool and sinks that the tests go through
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -n 2 --dist loadfile
-	$(BIN)/coverage combine -q
+	SLUICEGATE_WORLDS=5000 $(BIN)/coverage run -m pytest -n 2 --dist loadfile
+	-$(BIN)/coverage combine -q --append  # what a killed process left cannot be read
 	$(BIN)/coverage report
 
 soak: packages $(VENV)/test.stamp  ## a plant and kills counted in a database; a million worlds (hours)

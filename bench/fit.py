@@ -25,7 +25,7 @@ from gateway.frame import FloatArray, Frame, Lane, Turn
 from gateway.spool.config import SpoolSettings
 from gateway.spool.log import SAMPLE_BYTES, TURN_BYTES, Spool
 from gateway.tag import Tag, TagTable
-from simulators.training import FEATURES, healthy, with_fault
+from simulators.training import CONFIG, FEATURES, healthy, with_fault
 
 FIELDS = FEATURES[:8]
 UNITS = ("rpm", "m3/h", "bar", "bar", "A", "degC", "degC", "mm/s")
@@ -34,20 +34,6 @@ ASSET = "pump-7"
 # A flush takes longer than a commit of this many turns.
 GROUP = 2000
 CHUNK = 65_536  # samples, as the spool hands them to an export
-CONFIG = """\
-[gateway]
-name = "bench"
-data_dir = "data"
-[[source]]
-name = "broker"
-type = "mqtt"
-host = "127.0.0.1"
-[[source.topic]]
-pattern = "plant/{asset}/state"
-[[asset]]
-name = "pump-*"
-class = "pump"
-"""
 
 
 def main() -> None:

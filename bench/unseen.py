@@ -27,6 +27,7 @@ from gateway.frame import FloatArray
 from simulators.training import (
     BAY_FEATURES,
     BAY_STEP_S,
+    CONFIG,
     FEATURES,
     STEP_S,
     bays,
@@ -36,23 +37,6 @@ from simulators.training import (
 )
 
 START_S = 1_769_860_800
-CONFIG = """\
-[gateway]
-name = "bench"
-data_dir = "data"
-[[source]]
-name = "broker"
-type = "mqtt"
-host = "127.0.0.1"
-[[source.topic]]
-pattern = "plant/{asset}/state"
-[[asset]]
-name = "pump-*"
-class = "pump"
-[[asset]]
-name = "bay-*"
-class = "bay"
-"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,6 +17,7 @@ __all__ = [
     "BAY_FAULTS",
     "BAY_FEATURES",
     "BAY_STEP_S",
+    "CONFIG",
     "FEATURES",
     "PUMP_FAULTS",
     "STEP_S",
@@ -27,6 +28,24 @@ __all__ = [
     "write_recording",
 ]
 
+# The least configuration under which a recording of pumps or bays is fitted and replayed.
+CONFIG = """\
+[gateway]
+name = "recordings"
+data_dir = "data"
+[[source]]
+name = "broker"
+type = "mqtt"
+host = "127.0.0.1"
+[[source.topic]]
+pattern = "plant/{asset}/state"
+[[asset]]
+name = "pump-*"
+class = "pump"
+[[asset]]
+name = "bay-*"
+class = "bay"
+"""
 STEP_S = 1.0  # the sample period of every record of pumps
 BAY_STEP_S = 10.0  # and of bays: a greenhouse is slow
 BAY_FEATURES = (*BAY_TAGS, "valve_open")

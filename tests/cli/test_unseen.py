@@ -16,6 +16,7 @@ from gateway.cli.main import main
 from simulators.training import (
     BAY_FEATURES,
     BAY_STEP_S,
+    CONFIG,
     FEATURES,
     bays,
     healthy,
@@ -31,23 +32,6 @@ FAULTS = {
     "closing_valve": {"flow", "discharge_pressure", "motor_current", "valve_position"},
 }
 DELAY_S_MAX = 120
-CONFIG = """\
-[gateway]
-name = "unseen"
-data_dir = "data"
-[[source]]
-name = "broker"
-type = "mqtt"
-host = "127.0.0.1"
-[[source.topic]]
-pattern = "plant/{asset}/state"
-[[asset]]
-name = "pump-*"
-class = "pump"
-[[asset]]
-name = "bay-*"
-class = "bay"
-"""
 
 
 @pytest.mark.timeout(300)

@@ -27,6 +27,7 @@ from simulators.faults import Fault, FaultBoard, FaultError, parse_fault
 from simulators.fleet import FleetSettings, run_fleet, write_fleet_config
 from simulators.greenhouse import GreenhouseSettings, run_greenhouse
 from simulators.line import LineSettings, run_line
+from simulators.replay import ReplayError, read_recording, run_replay
 from simulators.sunspec import UNITS, RoofSettings, run_roof
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "fleet_main",
     "greenhouse_main",
     "line_main",
+    "replay_main",
     "stop_on_signals",
     "sunspec_main",
 ]
@@ -123,6 +125,35 @@ def sunspec_main(argv: Sequence[str]) -> int:
 def device_main(argv: Sequence[str]) -> int:
     """Run a device that misbehaves; the exit status."""
     return device.main(argv)
+
+
+def replay_main(argv: Sequence[str]) -> int:
+    """Play a recording as a device; the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="sluicegate simulate replay",
+        description="A recorded CSV (time, then <asset>.<tag> each) as live Modbus registers.",
+    )
+    parser.add_argument("recording", type=Path, help="CSV file")
+    parser.add_argument("--map", type=Path, required=True, help="register map, as the gateway's")
+    parser.add_argument("--host", default="127.0.0.1", help="address (default 127.0.0.1)")
+    parser.add_argument("--port", type=_port, default=0, help="0 = a free one")
+    parser.add_argument("--speed", type=_speed, default=1.0, help="recorded seconds a second")
+    parser.add_argument("--once", action="store_true", help="stay at the last row at its end")
+    args = parser.parse_args(argv)
+    return _run(_replay(args))
+
+
+async def _replay(args: argparse.Namespace) -> None:
+    recorded = read_recording(args.recording, args.map)
+    async with AsyncExitStack() as stack:
+        stopped = stack.enter_context(stop_on_signals())
+        playing = run_replay(
+            recorded, host=args.host, port=args.port, speed=args.speed, once=args.once
+        )
+        port, player = await stack.enter_async_context(playing)
+        _say("ready", plant="replay", host=args.host, port=port, rows=len(recorded.rows))
+        await stopped.wait()
+    _say("truth", plant="replay", row=player.row, laps=player.laps)
 
 
 def fleet_main(argv: Sequence[str]) -> int:
@@ -232,7 +263,7 @@ def _run(plant: Any, run: Callable[[Any], Any] = asyncio.run) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     try:
         run(plant)
-    except (OSError, BrokerError, FaultError) as error:
+    except (OSError, BrokerError, FaultError, ReplayError) as error:
         print(error, file=sys.stderr)  # noqa: T201 - a program's last word
         return 1
     return 0

@@ -18,10 +18,12 @@ def add_parser(subparsers: Any) -> None:
         help="run a simulated plant",
         description="Run a simulated plant: 'line' speaks Modbus TCP, 'greenhouse' MQTT,"
         " 'sunspec' is an inverter and a meter, 'fleet' many devices, 'device'"
-        " one that misbehaves on demand (Modbus).",
+        " one that misbehaves on demand, 'replay' a recorded CSV (Modbus).",
         add_help=False,
     )
-    parser.add_argument("plant", choices=("line", "greenhouse", "sunspec", "fleet", "device"))
+    parser.add_argument(
+        "plant", choices=("line", "greenhouse", "sunspec", "fleet", "device", "replay")
+    )
     parser.add_argument("options", nargs=argparse.REMAINDER, help="see simulate PLANT --help")
     parser.set_defaults(run=_run)
 

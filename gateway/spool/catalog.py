@@ -347,6 +347,9 @@ def contents_of(data: bytes, found: Sequence[Found]) -> tuple[Contents, int]:
     contents, damaged = Contents(), 0
     for offset, record, _, _ in found:
         if record.kind == FRAMES:
+            # Ids it could use, though the record that named them be lost: given to other tags,
+            # they would make what is stored under them these tags' samples.
+            contents.dictionary.reserve(record.tags)
             contents.add(offset, record)
         elif record.kind == TAGS:
             payload = payload_of(data, offset, record)

@@ -55,11 +55,15 @@ class Dictionary:
     def __getitem__(self, local_id: int) -> Tag | None:
         return self._tags[local_id] if local_id < len(self._tags) else None
 
+    def reserve(self, count: int) -> None:
+        """Local ids below `count` have been given; what they are may not be known any more."""
+        if count > len(self._tags):
+            self._tags += [None] * (count - len(self._tags))
+            self._has_holes = True
+
     def add(self, first: int, tags: Sequence[Tag]) -> None:
         """Tags with local ids from `first` on; ids before it that nothing is known of stay so."""
-        if first > len(self._tags):
-            self._tags += [None] * (first - len(self._tags))
-            self._has_holes = True
+        self.reserve(first)
         self._tags[first : first + len(tags)] = tags
 
     def table_ids(self, table: TagTable) -> IdArray:

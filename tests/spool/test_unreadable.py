@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from gateway.errors import SpoolDamaged, SpoolError, SpoolLocked
-from gateway.frame import Frame, Lane
+from gateway.frame import Frame, Lane, Turn
 from gateway.spool.boots import Boots, decode_boots
 from gateway.spool.catalog import segment_path
 from gateway.spool.checkpoint import decode_checkpoint
@@ -24,8 +24,9 @@ from gateway.spool.disk import Disk
 from gateway.spool.gap import decode_gap
 from gateway.spool.inspect import find_cursors, look
 from gateway.spool.moving import Mover, place_at
-from gateway.spool.segment import RECORDS_START
+from gateway.spool.segment import HEAD_BYTES, RECORDS_START, TAGS, decode_header, scan, seed_of
 from gateway.spool.verify import verify
+from tests.spool.conftest import Opener, frame_of
 from tests.spool.simulated_disk import SimulatedDisk
 from tests.spool.worlds import DIRECTORY, World, small_settings
 
@@ -260,3 +261,28 @@ def test_a_lock_that_the_file_system_does_not_have_is_an_error_of_its_own(
     with pytest.raises(OSError, match="No locks"):
         Disk().lock(tmp_path / "lock")
     assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+async def test_ids_of_tags_whose_record_is_lost_become_no_other_tags(open_spool: Opener) -> None:
+    """Else the samples stored under them would be another tag's: a wrong value."""
+    disk = SimulatedDisk()
+    async with open_spool(disk=disk) as spool:
+        for value, tag in ((1.0, 3), (2.0, 4), (3.0, 3), (4.0, 4)):
+            await spool.append(Turn(int(value), {Lane.RAW: frame_of(value, tag=tag)}))
+    [path] = [path for path in disk.paths() if path.name.startswith("raw-")]
+    header = decode_header(disk.read(path, HEAD_BYTES, 0))
+    assert header is not None
+    data = disk.read(path, 2**16, 0)
+    named = [
+        found
+        for found in scan(data, seed_of(header.lane, header.number))
+        if found.record.kind == TAGS
+    ]
+    for found in named:
+        disk.flip_bit(random.Random(1), path, found.offset + 80, found.offset + 90)
+    async with open_spool(disk=disk) as spool:
+        await spool.append(Turn(9, {Lane.RAW: frame_of(7.0, tag=5)}))
+        found = await spool.history.query(["pump.*"], 0, 10**18)
+        assert found.values.tolist() == [7.0]
+        assert found.tag_ids.tolist() == [5]
+        assert spool.stats.samples_lost_total == 4

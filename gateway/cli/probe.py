@@ -90,6 +90,7 @@ class _Prober:
         self._end_s = time.monotonic() + time_s
         self._peer = Peer("probe")
         self._requests = 0
+        self._error: SourceError | None = None  # the last, of those that count as silence
         self._connection: Any = None
         self._opened = AsyncExitStack()
 
@@ -108,6 +109,8 @@ class _Prober:
                         await self._unit(unit_id, addresses, looks, every_s, writer)
             except _Spent:
                 print("# the time is used up: there may be more; see --time, --units, --addresses")
+        if not there and self._error is not None:
+            print(f"# nobody answered; the last attempt: {self._error}")
         print(f"# {there} unit ids, {self._requests} requests")
         return 0 if there else 1
 
@@ -157,7 +160,8 @@ class _Prober:
             await self._connect()
         try:
             return await self._connection.ask(query, self._settings.response_timeout)
-        except (SourceLost, WireError):
+        except (SourceLost, WireError) as error:
+            self._error = error
             return None
         finally:
             await asyncio.sleep(self._pause_s)

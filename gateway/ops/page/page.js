@@ -194,11 +194,12 @@ function fillBar(bar, spool) {
 
 let eventsBefore = "";
 
+// An open event is recorded anew once a minute at most; the score may be ahead of it.
+const peak = (event) => Math.max(event.peak, event.open ? model.scores.get(event.asset)?.score ?? 0 : 0);
+
 function showEvents(tick) {
   const list = byId("events");
   const lasting = (event) => duration(Math.round(((event.open ? tick.t_ms : event.end_ms) - event.start_ms) / 1000));
-  // An open event is recorded anew once a minute at most; the score may be ahead of it.
-  const peak = (event) => Math.max(event.peak, event.open ? model.scores.get(event.asset)?.score ?? 0 : 0);
   const key = JSON.stringify([tick.events, tick.events.map(lasting), tick.events.map(peak)]);
   if (key === eventsBefore) return;
   eventsBefore = key;
@@ -243,7 +244,7 @@ function answersTo(event) {
   return {
     title: `${asset}: ${event.severity} anomaly`,
     facts: [
-      `${name} scored ${event.peak.toFixed(2)} at most, where 1 alarms.`,
+      `${name} scored ${peak(event).toFixed(2)} at most, where 1 alarms.`,
       event.deviation && `Because of ${event.deviation}.`,
       event.sensor && `Sensors: ${event.sensor}.`,
       event.said && `Said so far: ${event.said}.`,

@@ -47,6 +47,7 @@ REGISTERS = 20
 UNITS = range(1, 3)
 # Of what the gateway holds in the first quarter; connections come and go, and buffers with them.
 GROWTH_MB_MAX, DESCRIPTORS_MAX = 8.0, 5
+JUDGED_FROM_S = 60.0
 UNDETECTABLE = {"flipped_bit"}
 OF_WIRE: dict[str, Callable[[FaultProxy], object]] = {
     "dribble": lambda proxy: proxy.dribble(0.02),
@@ -72,12 +73,19 @@ class ModbusSoak:
     descriptors: tuple[int, int] = (0, 0)
 
 
-async def soak(devices: int, seconds: float, folder: Path, fault_s: float = 4.0) -> ModbusSoak:
-    """Run it and count."""
+async def soak(
+    devices: int,
+    seconds: float,
+    folder: Path,
+    *,
+    fault_s: float = 4.0,
+    period_s: float = PERIOD_S,
+) -> ModbusSoak:
+    """Run it and count. Memory and descriptors are judged in runs of a minute and more."""
     logging.getLogger("pymodbus").setLevel(logging.CRITICAL)  # it tells of every fault we play
     result = ModbusSoak()
     options = ["--devices", str(devices), "--registers", str(REGISTERS)]
-    options += ["--period", str(PERIOD_S), "--write-config", str(folder)]
+    options += ["--period", str(period_s), "--write-config", str(folder)]
     async with AsyncExitStack() as stack:
         fleet = stack.enter_context(sluicegate("fleet", ["simulate", "fleet", *options], folder))
         config = Path(json.loads(await asyncio.to_thread(fleet.wait_for, '"ready"'))["config"])
@@ -170,6 +178,8 @@ async def _watch(gateway: Process, seconds: float, result: ModbusSoak) -> None:
         await asyncio.sleep(0.5)
     result.rss_mb = (most[True][0], most[False][0])
     result.descriptors = (most[True][1], most[False][1])
+    if seconds < JUDGED_FROM_S:
+        return
     if result.rss_mb[1] > result.rss_mb[0] + GROWTH_MB_MAX:
         early, late = result.rss_mb
         result.faults.append(f"memory grew from {early:.0f} to {late:.0f} MB")

@@ -78,8 +78,8 @@ def test_the_configuration_it_writes_reads_all_of_it(tmp_path: Path) -> None:
 @pytest.mark.system
 @pytest.mark.parametrize("reader", ["client", "sources", "gateway"])
 def test_a_small_fleet_is_read_without_a_scan_missing(reader: str, tmp_path: Path) -> None:
-    settings = FleetSettings(devices=5, registers=20, period_s=0.2)
-    found = measure(reader, settings, 1.0, tmp_path)
+    settings = FleetSettings(devices=5, registers=20, period_s=0.5)
+    found = measure(reader, settings, 2.0, tmp_path)
     assert found.scans_missing == 0
     assert found.overruns == 0
     assert found.cpu_us > 0

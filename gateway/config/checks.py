@@ -287,7 +287,8 @@ def _split(text: str) -> SplitResult | None:
     try:
         url = urlsplit(text)
         is_right = bool(url.hostname) and url.port != 0
-    except ValueError:  # "http://[", "http://host:99999"
+        (url.hostname or "").encode("idna")
+    except ValueError:  # "http://[", "http://host:99999", "tcp://a..b:80"
         return None
     return url if is_right else None
 

@@ -19,6 +19,8 @@ import ssl
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -182,6 +184,7 @@ class NatsSink:
         elif settings.token:
             facts["token"] = http.read_secret(settings.token)
         if settings.credentials:
+            _check_credentials(settings.credentials)
             facts["user_credentials"] = settings.credentials
         if urlsplit(settings.url).scheme == "tls":
             facts["tls"] = http.trusted_by(settings.tls_ca) or ssl.create_default_context()
@@ -204,8 +207,6 @@ class NatsSink:
                 return SinkUnavailable(f"{url}: {failed.description or words}")
             case ssl.SSLCertVerificationError():
                 return http.untrusted(url, failed.verify_message)
-            case FileNotFoundError() | PermissionError():
-                return SinkParked(f"{url}: {failed}", hint="check credentials")
         if any(word in words.lower() for word in _LOGIN_WORDS):
             return SinkParked(f"{url}: {words}", hint="check the login, and what it may publish")
         return SinkUnavailable(f"{url}: {words}")
@@ -216,3 +217,33 @@ class NatsSink:
             with contextlib.suppress(Exception):
                 async with asyncio.timeout(1.0):
                     await client.close()
+
+
+def _check_credentials(path: str) -> None:
+    """Raise SinkParked unless a file has a user's JWT and a seed that is one.
+
+    nats-py looks for the JWT line by line and does not stop at the end of the file: without one it
+    would keep the event loop, and with it the whole gateway, for ever.
+    """
+    hint = "it must be as nsc writes it, and the service must be able to read it"
+    try:
+        import nkeys  # noqa: PLC0415 - optional, as nats-py is
+    except ImportError as missing:
+        install = "pip install 'sluicegate[nats]'"
+        told = "credentials need nkeys, which is not installed"
+        raise SinkParked(told, hint=install) from missing
+    try:
+        lines = Path(path).read_bytes().split(b"\n")[:-1]  # it takes no unfinished line
+    except OSError as bad:
+        raise SinkParked(f"cannot read credentials {path}: {bad.strerror}", hint=hint) from bad
+    if not _line_after(lines, b"BEGIN NATS USER JWT"):
+        raise SinkParked(f"credentials {path} has no user's JWT", hint=hint)
+    try:
+        nkeys.from_seed(bytearray(_line_after(lines, b"BEGIN USER NKEY SEED"))).wipe()
+    except (nkeys.NkeysError, ValueError) as bad:
+        raise SinkParked(f"credentials {path} has no seed that is one", hint=hint) from bad
+
+
+def _line_after(lines: list[bytes], mark: bytes) -> bytes:
+    """What stands below the first line with a mark; empty if there is none."""
+    return next((below for line, below in pairwise(lines) if mark in line), b"")

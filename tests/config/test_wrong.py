@@ -139,6 +139,7 @@ VALUES = [
     wrong("a URL with a login", "http://127", "http://me:hunter2@127", "line 49", "url = ...",
           "without the login"),
     wrong("a URL with a port that is none", ":8086", ":99999", "line 49", "a port that is not one"),
+    wrong("a URL with a host that is none", "127.0.0.1:8086", "db..plant:86", "line 49", "no host"),
     wrong("a URL with half an address", "127.0.0.1:8086", "[127.0.0.1:8086", "line 49", "no host"),
     wrong("a listen address without a port", "127.0.0.1:8080", "127.0.0.1", "line 7",
           'listen = "127.0.0.1"', '"127.0.0.1:8080"'),

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import nats
+import nkeys
 import pytest
 from nats.js.api import DiscardPolicy, StreamConfig
 
@@ -251,3 +253,92 @@ async def test_a_server_whose_certificate_nobody_vouches_for_parks(
                 else:
                     with pytest.raises(SinkParked, match=r"(?i)certificate"):
                         await sink.write(frame_of(0, 1))
+
+
+def a_key(prefix: int) -> Any:
+    return nkeys.from_seed(nkeys.encode_seed(os.urandom(32), prefix))
+
+
+def signed(issuer: Any, subject: Any, **claims: object) -> str:
+    """A JWT as `nsc` makes them."""
+
+    def text(part: bytes) -> str:
+        return base64.urlsafe_b64encode(part).rstrip(b"=").decode()
+
+    facts = {"iss": issuer.public_key.decode(), "sub": subject.public_key.decode(), "iat": 1}
+    body = facts | {"jti": "x", "name": "x", "nats": {"version": 2} | claims}
+    head = {"typ": "JWT", "alg": "ed25519-nkey"}
+    said = ".".join(text(json.dumps(part).encode()) for part in (head, body))
+    return f"{said}.{text(issuer.sign(said.encode()))}"
+
+
+def with_accounts() -> tuple[str, bytes]:
+    """The configuration of a server that knows JWTs only, and the credentials of a user."""
+    operator = a_key(nkeys.PREFIX_BYTE_OPERATOR)
+    system, plant = (a_key(nkeys.PREFIX_BYTE_ACCOUNT) for _ in range(2))
+    user = a_key(nkeys.PREFIX_BYTE_USER)
+    bounds: dict[str, object] = dict.fromkeys(("subs", "data", "payload", "conn", "leaf"), -1)
+    bounds |= dict.fromkeys(("imports", "exports"), -1) | {"wildcards": True}
+    stored = dict.fromkeys(("mem_storage", "disk_storage", "streams", "consumer"), -1)
+    accounts = {
+        system: signed(operator, system, type="account", limits=bounds),
+        plant: signed(operator, plant, type="account", limits=bounds | stored),
+    }
+    known = ", ".join(f"{key.public_key.decode()}: {jwt}" for key, jwt in accounts.items())
+    lines = f"operator: {signed(operator, operator, type='operator')}\n"
+    lines += f"system_account: {system.public_key.decode()}\n"
+    lines += f"resolver: MEMORY\nresolver_preload: {{ {known} }}\n"
+    jwt = signed(plant, user, type="user", subs=-1, data=-1, payload=-1)
+    return lines, (
+        f"-----BEGIN NATS USER JWT-----\n{jwt}\n------END NATS USER JWT------\n\n"
+        f"-----BEGIN USER NKEY SEED-----\n{user.seed.decode()}\n------END USER NKEY SEED------\n"
+    ).encode()
+
+
+SEED = b"-----BEGIN USER NKEY SEED-----\n"
+
+DAMAGES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
+    "empty": (lambda _: b"", "no user's JWT"),
+    "something else": (lambda _: b"\xff\x00 nonsense\n" * 50, "no user's JWT"),
+    "no JWT": (lambda whole: whole[whole.index(SEED) :], "no user's JWT"),
+    "no seed": (lambda whole: whole[: whole.index(SEED)], "no seed that is one"),
+    "half a seed": (lambda whole: whole[: whole.index(SEED) + 60], "no seed that is one"),
+    "lines of Windows": (lambda whole: whole.replace(b"\n", b"\r\n"), "no seed that is one"),
+}
+
+
+async def test_damaged_credentials_park_at_once_and_mended_ones_let_in(tmp_path: Path) -> None:
+    """Whatever the file holds: a client that read on for ever would stop the whole gateway."""
+    lines, whole = with_accounts()
+    path = tmp_path / "user.creds"
+    with running(Nats(tmp_path / "nats", lines=lines)) as server:
+        sink = sink_to(server.url, credentials=str(path))
+        async with sink.session():
+            with pytest.raises(SinkParked, match="cannot read credentials"):
+                await sink.write(frame_of(0, 1))
+            for damage, said in DAMAGES.values():
+                path.write_bytes(damage(whole))
+                with pytest.raises(SinkParked, match=said) as parked:
+                    await sink.write(frame_of(0, 1))
+                assert str(path) in str(parked.value)
+                assert "SU" not in str(parked.value)  # nothing of the seed is said
+            path.write_bytes(whole)
+            client = await nats.connect(server.url, user_credentials=str(path))
+            await client.jetstream().add_stream(StreamConfig(name="plant", subjects=["plant.*"]))
+            await client.close()
+            await sink.write(frame_of(0, 4))
+        found = await contents(server, user_credentials=str(path))
+        assert found == {"plant.pump": [0, 2], "plant.mixer_1": [1, 3]}
+
+
+def test_credentials_cut_anywhere_are_refused_before_the_client_sees_them(tmp_path: Path) -> None:
+    _, whole = with_accounts()
+    path = tmp_path / "user.creds"
+    sink = sink_to("nats://127.0.0.1:1", credentials=str(path))
+    end = whole.index(b"\n", whole.index(SEED) + len(SEED)) + 1
+    for size in (*range(0, end, 23), end - 1):
+        path.write_bytes(whole[:size])
+        with pytest.raises(SinkParked):
+            sink._login()
+    path.write_bytes(whole[:end])
+    assert sink._login() == {"user_credentials": str(path)}

@@ -282,7 +282,7 @@ def _source(config: Config, source: SourceSettings) -> SourcePlan:
         may_grow=bool(source.profile),
         samples_per_s=sum(scan.samples_per_s for scan in scans),
         scans=scans,
-        line_busy=_line_busy(config, source),
+        line_busy=_line_busy(config, source, learned),
         standby=source.standby,
         learned=tuple(_in_words(learned, config.register_maps[source.name])),
     )
@@ -296,6 +296,14 @@ def _learned_of(config: Config, source: ModbusSettings) -> Learned:
     return load_learned(path, config.register_maps[source.name])
 
 
+_GAP_WORDS = {
+    "quicker": "is read over, because that is quicker (gap_max = 8 forbids it)",
+    "slower": "is not read over: two requests are quicker",
+    "refused": "is not read over: the device refused it",
+    "silent": "is not read over: the device did not answer",
+}
+
+
 def _in_words(learned: Learned, rows: Sequence[RegisterRow]) -> Iterator[str]:
     for index in sorted(learned.alone):
         row = rows[index]
@@ -303,14 +311,18 @@ def _in_words(learned: Learned, rows: Sequence[RegisterRow]) -> Iterator[str]:
     for (unit_id, function), addresses in sorted(learned.cuts.items()):
         at = ", ".join(map(str, sorted(addresses)))
         yield f"unit {unit_id}, function {function}: no request reads across {at}"
+    for (unit_id, function), spans in sorted(learned.gaps.items()):
+        for (first, end), verdict in sorted(spans.items()):
+            unused = f"{first}-{end - 1}" if end - first > 1 else f"{first}"
+            yield f"unit {unit_id}, function {function}: {unused} {_GAP_WORDS[verdict]}"
 
 
-def _line_busy(config: Config, source: ModbusSettings) -> float | None:
+def _line_busy(config: Config, source: ModbusSettings, learned: Learned) -> float | None:
     if not config.register_maps[source.name]:
         return None  # a device that has not been asked yet
     from gateway.sources.modbus.line import loads  # noqa: PLC0415 - if it is used
 
-    return sum(share for _, share in loads(config.register_maps[source.name], source))
+    return sum(share for _, share in loads(config.register_maps[source.name], source, learned))
 
 
 def _scans(config: Config, source: ModbusSettings, learned: Learned) -> Iterator[ScanPlan]:

@@ -71,6 +71,10 @@ def _unit_ids(units: dict[str, str]) -> dict[str, str]:
     return {str(int(unit_id)): asset for unit_id, asset in units.items()}
 
 
+# Sixteen bytes: what a request and the frame of its answer take by themselves, on any line.
+GAP_MAX = 8
+
+
 class SunSpecSettings(Settings):
     """What of a SunSpec device is read, where the defaults do not fit."""
 
@@ -128,8 +132,12 @@ class ModbusSettings(Settings):
     response_timeout: Seconds = Field(default=1.0, gt=0, description="for one whole answer")
     registers_max: int = Field(default=125, ge=1, le=125, description="most registers a request")
     bits_max: int = Field(default=2000, ge=1, le=2000, description="most coils or inputs a request")
-    gap_max: int = Field(
-        default=8, ge=0, le=124, description="largest gap of unused registers to read over"
+    gap_max: int | None = Field(
+        default=None,
+        ge=0,
+        le=124,
+        description="largest gap of unused registers to read over;"
+        " not told: 8, and larger ones where that was measured to be quicker",
     )
     one_request_a_tag: bool = Field(
         default=False, description="for devices that answer nothing but what a tag is made of"
@@ -170,6 +178,16 @@ class ModbusSettings(Settings):
         description="how long the first address must be well before it is used again;"
         ' "0s" = not before the standby fails',
     )
+
+    @property
+    def gap_known(self) -> int:
+        """The largest gap to read over before anything was measured."""
+        return GAP_MAX if self.gap_max is None else self.gap_max
+
+    @property
+    def learns_gaps(self) -> bool:
+        """Whether it may be found out which larger ones are worth it."""
+        return self.gap_max is None and not self.one_request_a_tag
 
     @property
     def periods(self) -> dict[str, float]:

@@ -16,24 +16,37 @@ from gateway.frame import IdArray
 from gateway.sources.modbus.brackets import Bracket, bracket_of
 from gateway.sources.modbus.config import ModbusSettings, ModbusTcpSettings, RegisterRow
 from gateway.sources.modbus.decode import BlockDecoder, new_exponents
+from gateway.sources.modbus.gaps import Gap, GapSearch
 from gateway.sources.modbus.learned import load_learned, save_learned
 from gateway.sources.modbus.patience import Patience
 from gateway.sources.modbus.peer import Peer
-from gateway.sources.modbus.plan import Block, ScanPlan, plan
+from gateway.sources.modbus.plan import Block, ScanPlan, Verdict, plan
+from gateway.sources.modbus.wire import Request
 
 __all__ = ["BlockReader", "Device"]
+
+# A time-out now and then is no reason to plan anew.
+FAILURES_OVER_MAX = 3
 
 
 class BlockReader:
     """One block, ready to be read: its request, its tags, its decoder."""
 
-    __slots__ = ("block", "decoder", "ids", "request")
+    __slots__ = ("block", "decoder", "ids", "least_ns", "reads", "request")
 
     def __init__(self, block: Block, device: Device) -> None:
         self.block = block
         self.request = block.request
         self.decoder = BlockDecoder(block, device.rows, device.exponents)
         self.ids: IdArray = device.ids[np.array(block.rows, np.intp)]
+        self.reads = 0  # answers
+        self.least_ns = 0  # of them, what the quickest took
+
+    def took(self, duration_ns: int) -> None:
+        """It was answered within so long."""
+        if not self.reads or duration_ns < self.least_ns:
+            self.least_ns = duration_ns
+        self.reads += 1
 
 
 class Device:
@@ -52,8 +65,9 @@ class Device:
         self.doubted: set[int] = set()  # unit ids that have answered as another device would
         self.patience = Patience()
         self.peer = Peer(settings.name)
+        self._failed_over: dict[Request, int] = {}  # that read over gaps: failures in a row
         self.plans: tuple[ScanPlan, ...]
-        self.readers: dict[str, list[BlockReader]]  # by scan class
+        self.readers: dict[str, list[BlockReader]] = {}  # by scan class
         self.adopt(rows, ids)
 
     @property
@@ -83,16 +97,59 @@ class Device:
     def replan(self) -> None:
         """Make the plan anew, with what was learned."""
         self.plans = plan(self.rows, self.settings, self.learned)
+        timed = {reader.block: reader for reader in chain(*self.readers.values())}
         self.readers = {
             each.scan_class: [BlockReader(block, self) for block in each.blocks]
             for each in self.plans
         }
+        for reader in chain(*self.readers.values()):
+            if reader.block in timed:
+                reader.reads, reader.least_ns = 1, timed[reader.block].least_ns
         self.brackets = {
             name: bracket
             for name, readers in self.readers.items()
             if (bracket := self._bracket(readers)) is not None
         }
         self.patience.follow(reader.request for reader in chain(*self.readers.values()))
+        # With several requests in flight their times do not add up.
+        learns = self.settings.learns_gaps and self.in_flight == 1
+        readers = self.readers.values() if learns else ()
+        self.gaps = GapSearch(readers, self.rows, self.settings, self.learned)
+
+    def settle(self, gap: Gap, verdict: Verdict) -> None:
+        """Read over a gap from now on, or not; not during a scan."""
+        self.learned.gaps[gap.place][gap.span] = verdict
+        self.replan()
+
+    def answered_over(self, request: Request) -> None:
+        """What reads over gaps is answered."""
+        if self._failed_over:
+            self._failed_over.pop(request, None)
+
+    def failed_over(self, request: Request) -> bool:
+        """A request is not answered; whether gaps are not read over any more for that.
+
+        They were worth it once. The device may have been replaced by one that does not answer for
+        addresses it has not, and then nothing that is read with them would ever come again. Where
+        it is only away, they are found again when it is back.
+        """
+        spans = self.learned.gaps.get((request.unit_id, request.function), {})
+        over = [
+            span
+            for span, verdict in spans.items()
+            if verdict is Verdict.QUICKER
+            and request.address < span[0]
+            and span[1] < request.address + request.quantity
+        ]
+        if not over:
+            return False
+        failures = self._failed_over[request] = self._failed_over.get(request, 0) + 1
+        if failures < FAILURES_OVER_MAX:
+            return False
+        del self._failed_over[request]
+        for span in over:
+            del spans[span]
+        return True
 
     def _bracket(self, readers: Sequence[BlockReader]) -> Bracket | None:
         distant = [pair for reader in readers for pair in reader.decoder.distant]

@@ -1,7 +1,7 @@
-"""Learned: what a device refused, and so how its map must be cut; kept over restarts.
+"""Learned: what a device refused and how long it takes, so how its map is cut; kept over restarts.
 
 A file for each source, replaced as a whole. It is JSON, so that a person can look at it; what the
-configuration says goes before it, and deleting it costs the refusals of one scan.
+configuration says goes before it, and deleting it costs the refusals of one scan, and some tries.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gateway.sources.modbus.config import RegisterRow
-from gateway.sources.modbus.plan import Learned, place_of
+from gateway.sources.modbus.plan import Learned, Place, Span, Verdict, place_of
 
 __all__ = ["load_learned", "save_learned"]
 
@@ -35,12 +35,15 @@ def load_learned(path: Path | None, rows: Sequence[RegisterRow]) -> Learned:
         for unit_id, function, addresses in said["cuts"]:
             cuts[int(unit_id), int(function)] = {int(address) for address in addresses}
         refused = {tuple(map(int, place)) for place in said["refused"]}
+        gaps: defaultdict[Place, dict[Span, Verdict]] = defaultdict(dict)
+        for unit_id, function, first, end, verdict in said.get("gaps", ()):
+            gaps[int(unit_id), int(function)][int(first), int(end)] = Verdict(verdict)
     except FileNotFoundError:
         return learned
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         log.warning("modbus.learned_unusable path=%s error=%r", path, error)
         return learned
-    learned.cuts = cuts
+    learned.cuts, learned.gaps = cuts, gaps
     learned.alone = {
         index for index, row in enumerate(rows) if (*place_of(row), row.address) in refused
     }
@@ -52,6 +55,11 @@ def save_learned(path: Path, learned: Learned, rows: Sequence[RegisterRow]) -> N
     said = {
         "cuts": [[*place, sorted(cuts)] for place, cuts in sorted(learned.cuts.items()) if cuts],
         "refused": sorted([*place_of(rows[i]), rows[i].address] for i in learned.alone),
+        "gaps": [
+            [*place, *span, verdict]
+            for place, spans in sorted(learned.gaps.items())
+            for span, verdict in sorted(spans.items())
+        ],
     }
     new = path.with_suffix(".new")
     try:

@@ -17,7 +17,7 @@ from gateway.sources.modbus.config import (
     ModbusTcpSettings,
     RegisterRow,
 )
-from gateway.sources.modbus.plan import ScanPlan, plan
+from gateway.sources.modbus.plan import Learned, ScanPlan, plan
 from gateway.sources.modbus.serial import character_s
 from gateway.sources.modbus.wire import Request
 
@@ -53,12 +53,14 @@ def request_s(request: Request, settings: ModbusSettings) -> float:
     return (answer_s + settings.request_pause) / in_flight
 
 
-def loads(rows: Sequence[RegisterRow], settings: ModbusSettings) -> list[tuple[ScanPlan, float]]:
+def loads(
+    rows: Sequence[RegisterRow], settings: ModbusSettings, learned: Learned | None = None
+) -> list[tuple[ScanPlan, float]]:
     """Each scan class with its share of the connection's time; 1.0 in all is one that is full."""
     return [
         (
             scan,
             sum(request_s(block.request, settings) for block in scan.blocks) / scan.period_s,
         )
-        for scan in plan(rows, settings)
+        for scan in plan(rows, settings, learned)
     ]

@@ -1,11 +1,11 @@
 """Plan: tags to the fewest requests, within what a device allows.
 
-Addresses that one answer may hold are read together, over gaps of at most `gap_max`; a value of
-several registers is never split, since its halves could be of different moments. For the same
-reason a value is read together with the register that holds its power of ten, which some devices
-change as the value grows; where both do not fit into one request, that register is read before
-(`brackets` sees to the rest). Pure, and made at start and whenever the device has taught us
-something.
+Addresses that one answer may hold are read together, over gaps of at most `gap_max` and over those
+that were found to be worth it. A value of several registers is never split, since its halves could
+be of different moments. For the same reason a value is read together with the register that holds
+its power of ten, which some devices change as the value grows; where both do not fit into one
+request, that register is read before (`brackets` sees to the rest). Pure, and made at start and
+whenever the device has taught us something.
 """
 
 from __future__ import annotations
@@ -14,13 +14,26 @@ from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import TypeAlias
 
 from gateway.sources.modbus.config import ModbusSettings, RegisterRow, Table
 from gateway.sources.modbus.types import REGISTERS, RegisterType
 from gateway.sources.modbus.wire import Request
 
-__all__ = ["Block", "Learned", "Place", "ScanPlan", "place_of", "plan", "width_of"]
+__all__ = [
+    "Block",
+    "Learned",
+    "Place",
+    "ScanPlan",
+    "Span",
+    "Verdict",
+    "cuts_of",
+    "is_cut",
+    "place_of",
+    "plan",
+    "width_of",
+]
 
 _FUNCTIONS = {
     Table.COIL: 1,
@@ -86,13 +99,30 @@ class ScanPlan:
         ]
 
 
+class Verdict(StrEnum):
+    """What came of reading over a gap."""
+
+    QUICKER = "quicker"
+    SLOWER = "slower"
+    REFUSED = "refused"
+    SILENT = "silent"
+
+
 @dataclass(slots=True)
 class Learned:
-    """What a device refused, and so how its map must be cut."""
+    """What a device refused, and how long it takes: so how its map is best cut."""
 
     # No request reads both the address before a cut and the one behind it.
     cuts: defaultdict[Place, set[int]] = field(default_factory=lambda: defaultdict(set))
     alone: set[int] = field(default_factory=set)  # rows that are refused, each a block of its own
+    # Unused addresses that were read over once, to see what that costs.
+    gaps: defaultdict[Place, dict[Span, Verdict]] = field(default_factory=lambda: defaultdict(dict))
+
+    def quicker(self, place: Place) -> list[Span]:
+        """The gaps that are worth reading over."""
+        return [
+            span for span, verdict in self.gaps.get(place, {}).items() if verdict is Verdict.QUICKER
+        ]
 
 
 def plan(
@@ -104,24 +134,16 @@ def plan(
     """
     learned = learned or Learned()
     groups: defaultdict[tuple[str, int, int], list[int]] = defaultdict(list)
-    cuts: defaultdict[Place, set[int]] = defaultdict(set)
-    for place, addresses in learned.cuts.items():
-        cuts[place] |= addresses
     for index, row in enumerate(rows):
-        function = _FUNCTIONS[row.table]
-        groups[row.scan_class, row.unit_id, function].append(index)
-        for never in settings.never_read:
-            if never.table is row.table:  # a request that reads on both sides of a cut has the edge
-                cuts[row.unit_id, function] |= {never.first, never.last + 1}
-        if index in learned.alone:
-            cuts[row.unit_id, function] |= {row.address, row.address + width_of(row)}
+        groups[row.scan_class, *place_of(row)].append(index)
+    cuts = cuts_of(rows, settings, learned)
     by_class: defaultdict[str, list[Block]] = defaultdict(list)
     holders = _holders(rows)
     for (scan_class, unit_id, function), indexes in sorted(groups.items()):
         place = (unit_id, function)
         together = [index for index in indexes if index not in learned.alone]
         by_class[scan_class] += _blocks(
-            place, together, rows, sorted(cuts[place]), settings, holders
+            place, together, rows, _Limits.of(place, cuts, settings, learned), settings, holders
         )
         by_class[scan_class] += [
             _block(place, (index,), rows) for index in indexes if index in learned.alone
@@ -136,18 +158,67 @@ def plan(
     )
 
 
+def cuts_of(
+    rows: Sequence[RegisterRow], settings: ModbusSettings, learned: Learned
+) -> defaultdict[Place, set[int]]:
+    """Addresses that no request reads together with the one before them."""
+    cuts: defaultdict[Place, set[int]] = defaultdict(set)
+    for place, addresses in learned.cuts.items():
+        cuts[place] |= addresses
+    for index, row in enumerate(rows):
+        place = place_of(row)
+        for never in settings.never_read:
+            if never.table is row.table:  # a request that reads on both sides of a cut has the edge
+                cuts[place] |= {never.first, never.last + 1}
+        if index in learned.alone:
+            cuts[place] |= {row.address, row.address + width_of(row)}
+    return cuts
+
+
+def is_cut(cuts: Sequence[int], start: int, stop: int) -> bool:
+    """Whether a request for these addresses would read across one of the sorted `cuts`."""
+    return bisect_right(cuts, start) < bisect_right(cuts, stop - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Limits:
+    """What one request at a place may read together."""
+
+    cuts: Sequence[int]  # sorted
+    gap_max: int
+    quicker: Sequence[Span]  # larger gaps that are worth it
+
+    @classmethod
+    def of(
+        cls,
+        place: Place,
+        cuts: Mapping[Place, set[int]],
+        settings: ModbusSettings,
+        learned: Learned,
+    ) -> _Limits:
+        quicker = learned.quicker(place) if settings.learns_gaps else []
+        return cls(sorted(cuts[place]), settings.gap_known, quicker)
+
+    def reads_over(self, start: int, stop: int) -> bool:
+        """Whether the addresses of a gap are read."""
+        return stop - start <= self.gap_max or any(
+            first <= start and stop <= end for first, end in self.quicker
+        )
+
+
 def _blocks(
     place: Place,
     indexes: Sequence[int],
     rows: Sequence[RegisterRow],
-    cuts: Sequence[int],
+    limits: _Limits,
     settings: ModbusSettings,
     holders: Mapping[int, int],
 ) -> list[Block]:
     # Greedy from the lowest address is minimal: some request must begin at the lowest address
     # that is left, and what the longest such request cannot hold needs another one anyway.
     quantity_max = settings.bits_max if place[1] <= 2 else settings.registers_max
-    spans = _spans(indexes, rows, cuts, settings, holders)
+    spans = _spans(indexes, rows, limits, settings, holders)
+    cuts = limits.cuts
     parts: list[list[int]] = []
     first = end = 0
     for index in sorted(indexes, key=lambda i: (spans[i][0], -spans[i][1])):
@@ -157,7 +228,7 @@ def _blocks(
         fits = (
             bool(parts)
             and not settings.one_request_a_tag
-            and start - end <= settings.gap_max
+            and limits.reads_over(end, start)
             and stop - first <= quantity_max
             and (cut == len(cuts) or cuts[cut] >= stop)
         )
@@ -185,7 +256,7 @@ def _holders(rows: Sequence[RegisterRow]) -> dict[int, int]:
 def _spans(
     indexes: Sequence[int],
     rows: Sequence[RegisterRow],
-    cuts: Sequence[int],
+    limits: _Limits,
     settings: ModbusSettings,
     holders: Mapping[int, int],
 ) -> dict[int, Span]:
@@ -198,16 +269,12 @@ def _spans(
     if not holders or settings.one_request_a_tag:
         return spans
 
-    def is_cut(start: int, stop: int) -> bool:
-        return bisect_right(cuts, start) < bisect_right(cuts, stop - 1)
-
-    # What a device describes has its registers without a gap.
-    gap_max = settings.registers_max if settings.profile else settings.gap_max
     run: dict[int, int] = {}  # rows between which no gap is too large
     number = end = 0
     for index in sorted(indexes, key=own.__getitem__):
         start, stop = own[index]
-        number += start - end > gap_max
+        # What a device describes has its registers without a gap.
+        number += not (settings.profile or limits.reads_over(end, start))
         run[index] = number
         end = max(end, stop)
     for index in indexes:
@@ -215,7 +282,7 @@ def _spans(
         if holder is None or run.get(holder) != run[index]:
             continue
         start, stop = min(own[index][0], own[holder][0]), max(own[index][1], own[holder][1])
-        if stop - start <= settings.registers_max and not is_cut(start, stop):
+        if stop - start <= settings.registers_max and not is_cut(limits.cuts, start, stop):
             spans[index] = start, stop
     return spans
 

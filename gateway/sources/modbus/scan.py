@@ -40,6 +40,7 @@ from gateway.sources.modbus.client import (
 )
 from gateway.sources.modbus.config import ModbusSettings
 from gateway.sources.modbus.device import BlockReader, Device
+from gateway.sources.modbus.gaps import PASSED_OVER_MAX
 from gateway.sources.modbus.peer import Peer
 from gateway.sources.modbus.wire import Query, Request
 from gateway.tag import Quality
@@ -133,6 +134,52 @@ class Scanner:
         """Ask something beside the scans, on their connection; raises what it does."""
         return await (await self._connected()).ask(query, timeout_s)
 
+    async def try_gap(self, spare_s: float) -> None:
+        """Ask for two blocks as one where it is not known whether that is quicker.
+
+        Between two scans, with so much time before the next. Nothing of the answer is used. Raises
+        SourceLost when the connection cannot be replaced.
+        """
+        device = self._device
+        gap = device.gaps.next()
+        if gap is None or device.patience.reason_to_wait(gap.request, self._clock.monotonic_s()):
+            return
+        pause_s = device.settings.request_pause
+        is_pressed = spare_s < 1.5 * gap.apart_ns / 1e9 + pause_s
+        if is_pressed and gap.passed_over < PASSED_OVER_MAX:
+            gap.passed_over += 1
+            return
+        gap.passed_over = 0
+        timeout_s = device.settings.response_timeout
+        await self._pause()
+        connection = await self._connected()
+        began_ns = self._clock.monotonic_ns()
+        try:
+            await connection.read(
+                gap.request, timeout_s if is_pressed else min(timeout_s, spare_s - pause_s)
+            )
+        except DeviceRefused as refused:
+            self._count(refused)
+            gap.refusals += refused.code in _ADDRESS_REFUSED
+        except (ResponseTimeout, ConnectionClosed, WireError) as error:
+            self._count(error)
+            gap.silences += 1
+        else:
+            gap.took_ns.append(self._clock.monotonic_ns() - began_ns)
+        self.answered_ns = self._clock.monotonic_ns()
+        verdict = gap.verdict(round(pause_s * 1e9))
+        if verdict is None:
+            return
+        (unit_id, function), (first, end) = gap.place, gap.span
+        log.info(
+            "modbus.gap source=%s unit_id=%d function=%d addresses=%d-%d read_over=%s apart_ms=%.2f"
+            " together_ms=%.2f",
+            *(self._name, unit_id, function, first, end - 1, verdict, gap.apart_ns / 1e6),
+            min(gap.took_ns, default=0) / 1e6,
+        )
+        device.settle(gap, verdict)
+        await device.remember()
+
     async def scan(self, scan_class: str) -> AsyncGenerator[Frame | None, None]:
         """One frame with every tag of the class; before it None after each request.
 
@@ -203,7 +250,7 @@ class Scanner:
             scan.add_bad(reader, waiting, self._clock.monotonic_ns())
             return False
         try:
-            block, t_ns = await self._request(request, scan)
+            block, began_ns, ended_ns = await self._request(request, scan)
         except DeviceRefused as refused:
             await self._refused(reader, refused, scan)
             return False
@@ -212,6 +259,8 @@ class Scanner:
             quality = Quality.BAD_TIMEOUT if is_silent else Quality.BAD_NO_COMMUNICATION
             self._failed(reader, error, quality, scan)
             return False
+        reader.took(ended_ns - began_ns)
+        self._device.answered_over(request)
         patience.answered(request)
         scan.working.add(request.unit_id)
         if self._device.learned.alone:
@@ -220,7 +269,8 @@ class Scanner:
             self._doubt(reader, scan)
             return False
         values, codes, exact = reader.decoder.decode(block)
-        scan.frames.append(Frame.of(t_ns, reader.ids, values, codes, exact))
+        middle_ns = (began_ns + ended_ns) // 2
+        scan.frames.append(Frame.of(middle_ns, reader.ids, values, codes, exact))
         return True
 
     async def _bracket(self, bracket: Bracket, began: FloatArray, scan: _Scan) -> None:
@@ -232,7 +282,7 @@ class Scanner:
             if block.request.unit_id not in scan.working:
                 continue  # its values are bad already
             try:
-                answer, _ = await self._request(reader.request, scan)
+                answer, _, _ = await self._request(reader.request, scan)
                 reader.decoder.decode(answer)
             except SourceError:
                 exponents[list(block.rows)] = np.nan
@@ -256,8 +306,8 @@ class Scanner:
         scan.failed += 1
         scan.add_bad(reader, Quality.BAD_CONFIGURATION, self._clock.monotonic_ns())
 
-    async def _request(self, request: Request, scan: _Scan) -> tuple[bytes, int]:
-        """The block's bytes, and the middle of its request and answer, in monotonic time."""
+    async def _request(self, request: Request, scan: _Scan) -> tuple[bytes, int, int]:
+        """The block's bytes, and when it was asked for and there, in monotonic time."""
         timeout_s = self._device.settings.response_timeout
         while True:
             await self._pause()
@@ -278,7 +328,7 @@ class Scanner:
             else:
                 ended_ns = self._clock.monotonic_ns()
                 self.answered_ns, self.busy_ns = ended_ns, self.busy_ns + ended_ns - began_ns
-                return block, (began_ns + ended_ns) // 2
+                return block, began_ns, ended_ns
 
     async def _pause(self) -> None:
         """Give the device the time between two requests that its settings ask for."""
@@ -313,6 +363,7 @@ class Scanner:
         self._error = error
         self._stats.error_last = str(error)
         scan.failed += 1
+        scan.has_learned |= self._device.failed_over(reader.request)
         scan.add_bad(reader, quality, self._clock.monotonic_ns())
         self._device.patience.failed(
             reader.request,

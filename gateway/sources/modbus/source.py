@@ -101,10 +101,13 @@ class ModbusSource:
         self._said_left_out = ""
         self._all_ids = self.device.ids
         self.ways = Ways(settings, self.device, self.stats, context.clock)
-        # Whether there is anything to see to between two scans.
-        self.has_business = profile is not None or self.ways.are_several
         if profile is not None:
             self._know(self._take_up(profile.rows)[1])
+
+    @property
+    def has_business(self) -> bool:
+        """Whether there is anything to see to between two scans."""
+        return self.profile is not None or self.ways.are_several or self.device.gaps.is_open
 
     @property
     def tag_ids(self) -> IdArray:
@@ -278,7 +281,11 @@ class _Session:
             is_back = await self._source.ways.take_back(self._scanner)
             if is_back and self._source.profile is not None:
                 self._source.profile.begin()
-        return await self._look()
+        away = await self._look()
+        if self._source.device.gaps.is_open and away is None:
+            due_ns = min(slots.due_ns for slots in self._slots)
+            await self._scanner.try_gap((due_ns - self._clock.monotonic_ns()) / 1e9)
+        return away
 
     async def _look(self) -> Frame | None:
         """With a profile: ask the units that have not said yet what they have, when it is time."""

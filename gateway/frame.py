@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from types import MappingProxyType
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,7 @@ __all__ = [
     "Frame",
     "IdArray",
     "Lane",
+    "Part",
     "TimeArray",
     "Turn",
 ]
@@ -92,18 +93,31 @@ class Frame:
             return EMPTY_FRAME
         if len(frames) == 1:
             return frames[0]
-        exact: dict[int, int | str] = {}
-        start = 0
-        for frame in frames:
-            if frame.exact:
-                exact.update((start + row, value) for row, value in frame.exact.items())
-            start += len(frame)
         return Frame(
             np.concatenate([frame.t_ns for frame in frames]),
             np.concatenate([frame.tag_ids for frame in frames]),
             np.concatenate([frame.values for frame in frames]),
             np.concatenate([frame.quality for frame in frames]),
-            exact or _NOTHING,
+            _stacked(frames),
+        )
+
+    @staticmethod
+    def stacked(parts: Sequence[Part], by_ns: int = 0) -> Frame:
+        """One frame with the rows of all, in order, all times so much later."""
+        if len(parts) == 1:
+            t_ns, tag_ids, values, quality, exact = parts[0]
+            times = np.empty(len(tag_ids), np.int64)
+            times.fill(t_ns + by_ns)
+            return Frame(times, tag_ids, values, quality, exact)
+        if not parts:
+            return EMPTY_FRAME
+        starts = np.array([part.t_ns for part in parts], np.int64) + by_ns
+        return Frame(
+            np.repeat(starts, [len(part.tag_ids) for part in parts]),
+            np.concatenate([part.tag_ids for part in parts]),
+            np.concatenate([part.values for part in parts]),
+            np.concatenate([part.quality for part in parts]),
+            _stacked(parts),
         )
 
     def where(self, keep: BoolArray) -> Frame:
@@ -135,6 +149,27 @@ class Frame:
     def value(self, row: int) -> float | int | str:
         """The value of one row, exact where it is kept exactly."""
         return self.exact[row] if row in self.exact else float(self.values[row])
+
+
+class Part(NamedTuple):
+    """Samples of one time: columns of equal length, as a frame has them."""
+
+    t_ns: int
+    tag_ids: IdArray
+    values: FloatArray
+    quality: ByteArray
+    exact: Exact = _NOTHING
+
+
+def _stacked(parts: Sequence[Frame] | Sequence[Part]) -> Exact:
+    """The exact values of all, by the rows that they have when one comes after the other."""
+    exact: dict[int, int | str] = {}
+    start = 0
+    for part in parts:
+        if part.exact:
+            exact.update((start + row, value) for row, value in part.exact.items())
+        start += len(part.tag_ids)
+    return exact or _NOTHING
 
 
 EMPTY_FRAME = Frame(

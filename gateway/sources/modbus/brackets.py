@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from gateway.frame import FloatArray, Frame, IdArray
+from gateway.frame import FloatArray, IdArray, Part
 from gateway.sources.modbus.config import RegisterRow
 from gateway.sources.modbus.plan import Block
 from gateway.tag import Quality
@@ -28,8 +28,8 @@ class Bracket:
     holders: IdArray
     blocks: tuple[Block, ...]  # to be read again at the end: the holders alone
 
-    def discredit(self, frames: Iterable[Frame], seen: Sequence[FloatArray]) -> int:
-        """Take the values out of the frames whose power of ten has changed; how many they were.
+    def discredit(self, parts: Iterable[Part], seen: Sequence[FloatArray]) -> int:
+        """Take the values out of the parts whose power of ten has changed; how many they were.
 
         `seen` are the powers of ten, in the order of `holders`: when the scan began, when its
         values were read, and behind them. When it began there may have been none: NaN.
@@ -40,10 +40,10 @@ class Bracket:
         if not len(changed):
             return 0
         count = 0
-        for frame in frames:
-            rows = np.isin(frame.tag_ids, changed) & (frame.quality < Quality.BAD)
-            frame.values[rows] = np.nan
-            frame.quality[rows] = Quality.BAD_SENSOR_FAILURE
+        for part in parts:
+            rows = np.isin(part.tag_ids, changed) & (part.quality < Quality.BAD)
+            part.values[rows] = np.nan
+            part.quality[rows] = Quality.BAD_SENSOR_FAILURE
             count += int(rows.sum())
         return count
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, TypeVar, cast
 
@@ -93,6 +93,11 @@ class Connection(asyncio.Protocol):
         self._exchange: AnyExchange | None = None
         self._waiting: asyncio.Future[Any] | None = None
         self._gap: asyncio.TimerHandle | None = None
+        # One timer for all requests, which looks whether the deadline of the last has passed: a
+        # timer a request costs as much as the request.
+        self._watch: asyncio.TimerHandle | None = None
+        self._deadline_s = 0.0
+        self._asked: tuple[Query[Any], float] | None = None  # under way, and its time
         self.lost: Exception | None = None  # why it is closed
 
     def hear(self, more_s: float) -> None:
@@ -103,9 +108,9 @@ class Connection(asyncio.Protocol):
     def is_open(self) -> bool:
         return self.lost is None
 
-    async def read(self, request: Request, timeout_s: float) -> bytes:
+    def read(self, request: Request, timeout_s: float) -> Awaitable[bytes]:
         """The block that answers `request`; raises what `ask` does."""
-        return await self.ask(request, timeout_s)
+        return self.ask(request, timeout_s)
 
     async def ask(self, query: Query[T], timeout_s: float) -> T:
         """What answers `query`, in `timeout_s` from when it is its turn.
@@ -129,6 +134,8 @@ class Connection(asyncio.Protocol):
         self.lost = reason
         self._wire_log.closed(reason)
         self._fail_all(reason)
+        if self._watch is not None:
+            self._watch.cancel()
         self._transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport | Transport) -> None:
@@ -178,7 +185,10 @@ class Connection(asyncio.Protocol):
         self._exchange = exchange = self._new_exchange(query)
         waiting: asyncio.Future[T] = self._loop.create_future()
         self._waiting = waiting
-        deadline = self._loop.call_later(timeout_s, self._time_out, query, timeout_s)
+        self._asked = query, timeout_s
+        self._deadline_s = deadline_s = self._loop.time() + timeout_s
+        if self._watch is None or self._watch.when() > deadline_s:
+            self._look_at(deadline_s)
         try:
             self._send(exchange.encode())
             return await waiting
@@ -188,8 +198,22 @@ class Connection(asyncio.Protocol):
                 waiting.exception()  # it came together with the cancellation; nobody else looks
             raise
         finally:
-            deadline.cancel()
-            self._exchange = self._waiting = None
+            self._exchange = self._waiting = self._asked = None
+
+    def _look_at(self, deadline_s: float) -> None:
+        """Have it looked then whether an answer is overdue."""
+        if self._watch is not None:
+            self._watch.cancel()
+        self._watch = self._loop.call_at(deadline_s, self._look)
+
+    def _look(self) -> None:
+        self._watch = None
+        if self._asked is None or self.lost is not None:
+            return
+        if self._loop.time() < self._deadline_s:
+            self._look_at(self._deadline_s)
+        else:
+            self._time_out(*self._asked)
 
     async def _ask_unnumbered(self, query: Query[T], timeout_s: float) -> T:
         """Ask so that nothing late can be taken for the answer."""

@@ -75,10 +75,18 @@ class _Group(NamedTuple):
     places: npt.NDArray[np.intp]  # among the block's rows
     kind: RegisterType
     dtype: np.dtype[Any]
-    gather: npt.NDArray[np.intp]  # where each byte is, tag after tag, most significant first
+    # Where each byte is, tag after tag, most significant first; a slice where that is as they come.
+    gather: npt.NDArray[np.intp] | slice
     may_be_exact: bool
     bits: tuple[npt.NDArray[Any], npt.NDArray[Any]] | None  # of each tag: lowest bit, mask
     missing: npt.NDArray[Any] | None  # (tags, most that one has): numbers that mean "not there"
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether its numbers are the values, all of them, in the order of the rows."""
+        kind = self.kind
+        is_plain = not (kind.is_bcd or kind.is_float or kind is RegisterType.BOOL)
+        return is_plain and not self.may_be_exact and self.bits is None and self.missing is None
 
     def numbers(self, data: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
         numbers: npt.NDArray[Any] = data[self.gather].view(self.dtype)
@@ -112,6 +120,7 @@ class BlockDecoder:
         self._size = len(block.rows)
         self._distant: list[tuple[int, int]] = []
         self._bits: npt.NDArray[np.intp] | None = None
+        self._is_plain = False
         self._groups: list[_Group] = []
         self._strings: list[tuple[int, slice, ByteOrder, bool]] = []  # last: may be missing
         self._names: list[_Names] = []
@@ -142,17 +151,28 @@ class BlockDecoder:
         for (kind, order, is_exact, has_bits, has_missing), places in groups.items():
             within = _bytes_of(kind, order, 2 * width_of(members[places[0]]))
             starts = np.array([2 * (members[place].address - first) for place in places], np.intp)
+            gather = (starts[:, None] + within).ravel()
             self._groups.append(
                 _Group(
                     places=np.array(places, np.intp),
                     kind=kind,
                     dtype=np.dtype(_NUMPY[kind]),
-                    gather=(starts[:, None] + within).ravel(),
+                    gather=_as_they_come(gather),
                     may_be_exact=is_exact,
                     bits=_masks([members[place].bits for place in places]) if has_bits else None,
                     missing=_missing([members[place] for place in places]) if has_missing else None,
                 )
             )
+
+        self._is_plain = (
+            len(self._groups) == 1
+            and len(self._groups[0].places) == self._size
+            and self._groups[0].is_plain
+            and not self._may_be_nan
+            and not self._held.size
+            and not self._scaled.size
+            and not self._names
+        )
 
     def _compile_exponents(self, block: Block, rows: Sequence[RegisterRow]) -> None:
         """Which of the tags are exponents, and which are scaled by one, wherever it is read."""
@@ -209,10 +229,17 @@ class BlockDecoder:
         no text and digits that are none BAD_DECODING.
         """
         data = np.frombuffer(block, np.uint8)
+        if self._is_plain:  # as most blocks are: integers of one type
+            numbers = self._groups[0].numbers(data)
+            return Decoded(numbers.astype(np.float64), np.zeros(self._size, np.uint8), {})
         if self._bits is not None:
             # The first bit is the lowest of the first byte (Application Protocol, 6.1).
             bits = np.unpackbits(data, bitorder="little")[self._bits]
             return Decoded(bits.astype(np.float64), np.zeros(self._size, np.uint8), {})
+        return self._decode_all(data, block)
+
+    def _decode_all(self, data: npt.NDArray[np.uint8], block: bytes) -> Decoded:
+        """Each group of tags, and what stands beside numbers."""
         values = np.empty(self._size)
         quality = np.zeros(self._size, np.uint8)
         exact: dict[int, int | str] = {}
@@ -249,10 +276,12 @@ class BlockDecoder:
             decimal, is_decimal = _from_bcd(numbers)
             values[group.places] = np.where(is_decimal, decimal, np.nan)
             quality[group.places[~is_decimal]] = Quality.BAD_DECODING
-        else:
+        elif group.kind.is_float:
             with np.errstate(invalid="ignore"):  # a signalling NaN is a NaN like any other
-                is_bool = group.kind is RegisterType.BOOL and group.bits is None
-                values[group.places] = numbers != 0 if is_bool else numbers
+                values[group.places] = numbers
+        else:
+            is_bool = group.kind is RegisterType.BOOL and group.bits is None
+            values[group.places] = numbers != 0 if is_bool else numbers
         if group.may_be_exact:
             large = np.abs(values[group.places]) >= _EXACT_FROM
             for i in np.flatnonzero(large).tolist():
@@ -279,6 +308,12 @@ class BlockDecoder:
         scaled = np.where(exponent < 0, values[places] / power, values[places] * power)
         values[places] = np.where(good, scaled, np.nan)
         quality[places[~good & (quality[places] == 0)]] = Quality.BAD_SENSOR_FAILURE
+
+
+def _as_they_come(gather: npt.NDArray[np.intp]) -> npt.NDArray[np.intp] | slice:
+    """The same as a slice, which copies nothing, where the indexes are one after the other."""
+    start, stop = int(gather[0]), int(gather[0]) + len(gather)
+    return slice(start, stop) if np.array_equal(gather, np.arange(start, stop)) else gather
 
 
 def _is_exact(row: RegisterRow) -> bool:

@@ -61,7 +61,7 @@ class Device:
     ) -> None:
         """`file` is where what is learned of it is kept; None: nowhere."""
         self._file = file
-        self.settings = settings
+        self._set(settings)
         self.doubted: set[int] = set()  # unit ids that have answered as another device would
         self.patience = Patience()
         self.peer = Peer(settings.name)
@@ -69,11 +69,6 @@ class Device:
         self.plans: tuple[ScanPlan, ...]
         self.readers: dict[str, list[BlockReader]] = {}  # by scan class
         self.adopt(rows, ids)
-
-    @property
-    def in_flight(self) -> int:
-        """Requests that may be on its connection at once."""
-        return self.settings.in_flight if isinstance(self.settings, ModbusTcpSettings) else 1
 
     def adopt(self, rows: Sequence[RegisterRow], ids: IdArray) -> None:
         """Take another map for the one there was; not during a scan."""
@@ -85,9 +80,15 @@ class Device:
 
     def use(self, settings: ModbusSettings, peer: Peer) -> None:
         """Ask at another address: what was read of the one before means nothing there."""
-        self.settings, self.peer = settings, peer
+        self._set(settings)
+        self.peer = peer
         self.exponents[:] = np.nan
         self.patience.forgive()
+
+    def _set(self, settings: ModbusSettings) -> None:
+        self.settings = settings
+        # Requests that may be on its connection at once.
+        self.in_flight = settings.in_flight if isinstance(settings, ModbusTcpSettings) else 1
 
     async def remember(self) -> None:
         """Keep what was learned over restarts."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 from gateway.sources.modbus.wire import Request
 from gateway.tag import Quality
@@ -22,6 +23,16 @@ PAUSE_FIRST_S = 1.0
 PAUSE_MAX_S = 60.0
 # A refused address seldom becomes right by itself; when it does (new firmware), within minutes.
 PARKED_S = 300.0
+
+
+class Asks(Protocol):
+    """Whatever asks for a block."""
+
+    @property
+    def request(self) -> Request: ...
+
+
+Asking = TypeVar("Asking", bound=Asks)
 
 
 @dataclass(slots=True)
@@ -47,6 +58,16 @@ class Patience:
         return len(self._silent) == len(self._requests)
 
     @property
+    def is_at_ease(self) -> bool:
+        """Whether everything may be asked now."""
+        return not self._pauses
+
+    @property
+    def has_silent(self) -> bool:
+        """Whether there are `silent_units`."""
+        return bool(self._silent)
+
+    @property
     def silent_units(self) -> frozenset[int]:
         return frozenset(self._silent)
 
@@ -68,11 +89,11 @@ class Patience:
         self._silent.clear()
         self._pauses = {key: pause for key, pause in self._pauses.items() if pause.is_parked}
 
-    def in_order(self, requests: Sequence[Request]) -> Sequence[int]:
+    def in_order(self, blocks: Sequence[Asking]) -> Sequence[Asking]:
         """In which order to ask: what is in doubt last."""
         if not self._doubted:
-            return range(len(requests))
-        return sorted(range(len(requests)), key=lambda i: requests[i] in self._doubted)
+            return blocks
+        return sorted(blocks, key=lambda block: block.request in self._doubted)
 
     def reason_to_wait(self, request: Request, now_s: float) -> Quality | None:
         """The quality of the tags of a block that is to be left alone now; None to ask it."""

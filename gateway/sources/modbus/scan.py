@@ -19,8 +19,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter, defaultdict
-from collections.abc import AsyncGenerator, Sequence
+from collections import defaultdict
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -29,7 +29,7 @@ import numpy as np
 
 from gateway.clock import Clock
 from gateway.errors import DeviceRefused, SourceError, SourceLost, SourceUnavailable, WireError
-from gateway.frame import FloatArray, Frame
+from gateway.frame import FloatArray, Frame, Part
 from gateway.sources import SourceStats
 from gateway.sources.modbus.brackets import Bracket
 from gateway.sources.modbus.client import (
@@ -45,7 +45,7 @@ from gateway.sources.modbus.peer import Peer
 from gateway.sources.modbus.wire import Query, Request
 from gateway.tag import Quality
 
-__all__ = ["Scanner"]
+__all__ = ["Scan", "Scanner"]
 
 T = TypeVar("T")
 
@@ -56,6 +56,7 @@ BREAKS_MAX = 2
 # A refused block of 125 tags takes up to 248 refusals to take apart. A serial line answers some
 # twenty a second, so that a scan stays within seconds; the next one goes on from there.
 REFUSALS_MAX = 32
+_NONE: FloatArray = np.empty(0)
 _TAGS_NAMED_MAX = 3  # in one log line
 
 _ADDRESS_REFUSED = (2, 3)
@@ -71,27 +72,33 @@ _QUALITY_OF_CODE = {
 
 
 @dataclass(slots=True)
-class _Scan:
+class Scan:
     """A scan under way."""
 
-    frames: list[Frame] = field(default_factory=list)  # stamped with monotonic time
+    readers: Sequence[BlockReader]  # in the order in which they are asked
+    bracket: Bracket | None
+    began: FloatArray  # powers of ten, of the bracket, before anything was read
+    done: int = 0  # readers
+    parts: list[Part] = field(default_factory=list)  # stamped with monotonic time
     failed: int = 0  # blocks
     working: set[int] = field(default_factory=set)  # unit ids that have answered
-    breaks: Counter[int] = field(default_factory=Counter)  # by unit id
+    breaks: dict[int, int] = field(default_factory=dict)  # by unit id
     broken: dict[int, Connection] = field(default_factory=dict)  # the last that failed it
     refusals: int = 0
     refused: list[tuple[int, DeviceRefused]] = field(default_factory=list)  # rows found refused
     has_learned: bool = False
 
-    def is_new_break(self, unit_id: int, connection: Connection) -> bool:
-        """Whether it costs the unit: one connection's end may fail several requests of it."""
+    def count_break(self, unit_id: int, connection: Connection) -> int:
+        """How often the unit broke it: one connection's end may fail several requests of it."""
         is_new = connection.is_open or self.broken.get(unit_id) is not connection
         self.broken[unit_id] = connection
-        return is_new
+        self.breaks[unit_id] = breaks = self.breaks.get(unit_id, 0) + is_new
+        return breaks
 
     def add_bad(self, reader: BlockReader, quality: Quality, t_ns: int) -> None:
         nothing = np.full(len(reader.ids), np.nan)
-        self.frames.append(Frame.of(t_ns, reader.ids, nothing, int(quality)))
+        codes = np.full(len(reader.ids), int(quality), np.uint8)
+        self.parts.append(Part(t_ns, reader.ids, nothing, codes))
 
 
 class Scanner:
@@ -151,7 +158,8 @@ class Scanner:
             return
         gap.passed_over = 0
         timeout_s = device.settings.response_timeout
-        await self._pause()
+        if pause_s:
+            await self._pause()
         connection = await self._connected()
         began_ns = self._clock.monotonic_ns()
         try:
@@ -180,25 +188,30 @@ class Scanner:
         device.settle(gap, verdict)
         await device.remember()
 
-    async def scan(self, scan_class: str) -> AsyncGenerator[Frame | None, None]:
-        """One frame with every tag of the class; before it None after each request.
-
-        There another scan may go first. Raises SourceLost when the connection cannot be replaced or
-        no unit id answers any more.
-        """
-        device, scan = self._device, _Scan()
-        readers = device.readers[scan_class]
+    def begin(self, scan_class: str) -> Scan:
+        """A scan of a class, still to be done."""
+        device = self._device
+        readers = device.patience.in_order(device.readers[scan_class])
         bracket = device.brackets.get(scan_class)
-        began = device.exponents[bracket.holders] if bracket is not None else np.empty(0)
-        order = device.patience.in_order([reader.request for reader in readers])
+        began = device.exponents[bracket.holders] if bracket is not None else _NONE
+        return Scan(readers, bracket, began)
+
+    async def step(self, scan: Scan) -> Frame | None:
+        """Do the next request of a scan: one frame with every tag of the class after the last.
+
+        None before that: there another scan may go first. Raises SourceLost when the connection
+        cannot be replaced or no unit id answers any more.
+        """
+        device, readers = self._device, scan.readers
         if device.in_flight > 1:
-            await self._read_together([readers[i] for i in order], scan)
-        else:
-            for i in order:
-                await self._read(readers[i], scan)
-                yield None
-        if bracket is not None:
-            await self._bracket(bracket, began, scan)
+            await self._read_together(readers, scan)
+        elif scan.done < len(readers):
+            await self._read(readers[scan.done], scan)
+            scan.done += 1
+            if scan.done < len(readers) or scan.bracket is not None:
+                return None
+        if scan.bracket is not None:
+            await self._bracket(scan.bracket, scan)
         if scan.refused:
             self._say_refused(scan.refused)
         if scan.has_learned:
@@ -206,13 +219,14 @@ class Scanner:
             await device.remember()
         if device.patience.is_spent:
             raise SourceLost(f"no unit id answers: {self._error}")
-        self._say_who_is_silent()
+        if device.patience.has_silent or self._said_silent:
+            self._say_who_is_silent()
         self.has_answer = self.has_answer or bool(scan.working)
         self._stats.scans_failed_total += scan.failed > 0
         # Only now: a clock that is set while a scan lasts must not tear it apart.
-        yield Frame.concatenate(scan.frames).shifted(self._clock.offset_ns)
+        return Frame.stacked(scan.parts, self._clock.offset_ns)
 
-    async def _read_together(self, readers: Sequence[BlockReader], scan: _Scan) -> None:
+    async def _read_together(self, readers: Sequence[BlockReader], scan: Scan) -> None:
         """Read several at once: one of each unit id first, the others when that has answered.
 
         So a unit id that is away holds one of the places on the connection, not all of them.
@@ -236,14 +250,10 @@ class Scanner:
         except ExceptionGroup as group:
             raise group.exceptions[0] from group
 
-    async def _read(self, reader: BlockReader, scan: _Scan) -> bool:
+    async def _read(self, reader: BlockReader, scan: Scan) -> bool:
         """Add the block's tags to the scan, good or bad; whether they are there."""
-        request, patience, now_s = reader.request, self._device.patience, self._clock.monotonic_s()
-        waiting = patience.reason_to_wait(request, now_s)
-        if waiting is None and scan.breaks[request.unit_id] >= BREAKS_MAX:
-            waiting = Quality.BAD_NO_COMMUNICATION
-        if request.unit_id in self._device.doubted and self._device.settings.profile:
-            waiting = Quality.BAD_CONFIGURATION  # it is asked what it has, before the next scan
+        request, device = reader.request, self._device
+        waiting = self._reason_to_wait(request, scan)
         if waiting is not None:
             # A parked tag is known to be wrong; what it costs is in the log, not in each scan.
             scan.failed += waiting is not Quality.BAD_CONFIGURATION
@@ -260,20 +270,30 @@ class Scanner:
             self._failed(reader, error, quality, scan)
             return False
         reader.took(ended_ns - began_ns)
-        self._device.answered_over(request)
-        patience.answered(request)
+        device.answered_over(request)
+        device.patience.answered(request)
         scan.working.add(request.unit_id)
-        if self._device.learned.alone:
+        if device.learned.alone:
             self._welcome_back(reader, scan)
         if reader.decoder.is_of_another(block):
             self._doubt(reader, scan)
             return False
         values, codes, exact = reader.decoder.decode(block)
-        middle_ns = (began_ns + ended_ns) // 2
-        scan.frames.append(Frame.of(middle_ns, reader.ids, values, codes, exact))
+        scan.parts.append(Part((began_ns + ended_ns) // 2, reader.ids, values, codes, exact))
         return True
 
-    async def _bracket(self, bracket: Bracket, began: FloatArray, scan: _Scan) -> None:
+    def _reason_to_wait(self, request: Request, scan: Scan) -> Quality | None:
+        """The quality of the tags of a block that is not asked for now."""
+        device, waiting = self._device, None
+        if not device.patience.is_at_ease:
+            waiting = device.patience.reason_to_wait(request, self._clock.monotonic_s())
+        if waiting is None and scan.breaks.get(request.unit_id, 0) >= BREAKS_MAX:
+            waiting = Quality.BAD_NO_COMMUNICATION
+        if device.doubted and request.unit_id in device.doubted and device.settings.profile:
+            waiting = Quality.BAD_CONFIGURATION  # it is asked what it has, before the next scan
+        return waiting
+
+    async def _bracket(self, bracket: Bracket, scan: Scan) -> None:
         """Read powers of ten once more; what they scale is bad where they have changed."""
         exponents = self._device.exponents
         before = exponents[bracket.holders]
@@ -286,11 +306,11 @@ class Scanner:
                 reader.decoder.decode(answer)
             except SourceError:
                 exponents[list(block.rows)] = np.nan
-        seen = (began, before, exponents[bracket.holders])
-        lost = bracket.discredit(scan.frames, seen)
+        seen = (scan.began, before, exponents[bracket.holders])
+        lost = bracket.discredit(scan.parts, seen)
         scan.failed += lost > 0
 
-    def _doubt(self, reader: BlockReader, scan: _Scan) -> None:
+    def _doubt(self, reader: BlockReader, scan: Scan) -> None:
         """What is there is not what the map says: nothing of it is believed."""
         device, unit_id = self._device, reader.request.unit_id
         self._stats.errors_total["unexpected"] += 1
@@ -306,12 +326,16 @@ class Scanner:
         scan.failed += 1
         scan.add_bad(reader, Quality.BAD_CONFIGURATION, self._clock.monotonic_ns())
 
-    async def _request(self, request: Request, scan: _Scan) -> tuple[bytes, int, int]:
+    async def _request(self, request: Request, scan: Scan) -> tuple[bytes, int, int]:
         """The block's bytes, and when it was asked for and there, in monotonic time."""
-        timeout_s = self._device.settings.response_timeout
+        settings = self._device.settings
+        timeout_s = settings.response_timeout
         while True:
-            await self._pause()
-            connection = await self._connected()
+            if settings.request_pause:
+                await self._pause()
+            connection = self._connection
+            if connection is None or connection.lost is not None:
+                connection = await self._connected()
             began_ns = self._clock.monotonic_ns()
             try:
                 block = await connection.read(request, timeout_s)
@@ -321,8 +345,7 @@ class Scanner:
                     self._connection = None
                     if connection.lost is not error and isinstance(connection.lost, WireError):
                         self._count(connection.lost)  # no request on it was to blame
-                scan.breaks[request.unit_id] += scan.is_new_break(request.unit_id, connection)
-                is_last = scan.breaks[request.unit_id] >= BREAKS_MAX
+                is_last = scan.count_break(request.unit_id, connection) >= BREAKS_MAX
                 if is_last or not isinstance(error, ConnectionClosed):
                     raise
             else:
@@ -333,9 +356,8 @@ class Scanner:
     async def _pause(self) -> None:
         """Give the device the time between two requests that its settings ask for."""
         pause_s = self._device.settings.request_pause
-        if pause_s:
-            left_s = self.answered_ns / 1e9 + pause_s - self._clock.monotonic_s()
-            await asyncio.sleep(max(0.0, left_s))
+        left_s = self.answered_ns / 1e9 + pause_s - self._clock.monotonic_s()
+        await asyncio.sleep(max(0.0, left_s))
 
     async def _connected(self) -> Connection:
         """A connection that is open, the one there was or a new one."""
@@ -358,7 +380,7 @@ class Scanner:
         return self._connection
 
     def _failed(
-        self, reader: BlockReader, error: SourceError, quality: Quality, scan: _Scan
+        self, reader: BlockReader, error: SourceError, quality: Quality, scan: Scan
     ) -> None:
         self._error = error
         self._stats.error_last = str(error)
@@ -373,7 +395,7 @@ class Scanner:
             speaks=isinstance(error, DeviceRefused),
         )
 
-    async def _refused(self, reader: BlockReader, refused: DeviceRefused, scan: _Scan) -> None:
+    async def _refused(self, reader: BlockReader, refused: DeviceRefused, scan: Scan) -> None:
         """Do what an exception response asks for; its tags are bad with the reason."""
         self._count(refused)
         self.has_answer = True
@@ -396,7 +418,7 @@ class Scanner:
         scan.failed += 1
         scan.add_bad(reader, quality, self._clock.monotonic_ns())
 
-    async def _halve(self, reader: BlockReader, refused: DeviceRefused, scan: _Scan) -> None:
+    async def _halve(self, reader: BlockReader, refused: DeviceRefused, scan: Scan) -> None:
         """Find what it is in a block that the device refuses, and read the rest of it."""
         request, learned = reader.request, self._device.learned
         cuts = learned.cuts[request.unit_id, request.function]
@@ -425,7 +447,7 @@ class Scanner:
                 cuts.add(second.request.address)
                 scan.has_learned = True
 
-    def _welcome_back(self, reader: BlockReader, scan: _Scan) -> None:
+    def _welcome_back(self, reader: BlockReader, scan: Scan) -> None:
         """A tag that was refused is read again like any other, once the device gives it."""
         for row in self._device.learned.alone.intersection(reader.block.rows):
             self._device.learned.alone.discard(row)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import zlib
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
@@ -25,7 +25,7 @@ from gateway.sources.modbus.config import ModbusSettings, RegisterRow
 from gateway.sources.modbus.device import Device
 from gateway.sources.modbus.plan import ScanPlan
 from gateway.sources.modbus.rows import load_register_map
-from gateway.sources.modbus.scan import Scanner
+from gateway.sources.modbus.scan import Scan, Scanner
 from gateway.sources.modbus.standby import Ways
 from gateway.sources.modbus.wire import Query, Request
 from gateway.tag import Quality, Tag
@@ -101,13 +101,14 @@ class ModbusSource:
         self._said_left_out = ""
         self._all_ids = self.device.ids
         self.ways = Ways(settings, self.device, self.stats, context.clock)
+        self._has_ways = profile is not None or self.ways.are_several
         if profile is not None:
             self._know(self._take_up(profile.rows)[1])
 
     @property
     def has_business(self) -> bool:
         """Whether there is anything to see to between two scans."""
-        return self.profile is not None or self.ways.are_several or self.device.gaps.is_open
+        return self._has_ways or self.device.gaps.is_open
 
     @property
     def tag_ids(self) -> IdArray:
@@ -124,11 +125,7 @@ class ModbusSource:
                     self.profile.begin()
                     await self.look(scanner)
                 self._scanner = scanner
-                session = _Session(self, scanner)
-                try:
-                    yield session
-                finally:
-                    await session.close()
+                yield _Session(self, scanner)
         finally:
             self._scanner = None
             await scanner.close()
@@ -239,21 +236,22 @@ class _Session:
 
         A frame proves that the peer works: until there was any answer, none is given.
         """
+        under_way = self._under_way
         while True:
-            if self._source.has_business and not self._under_way:
-                away = await self._between_scans()
+            if under_way:
+                slots = self._next_due() if len(self._slots) > 1 else None
+            else:
+                away = await self._between_scans() if self._source.has_business else None
                 if away is not None:
                     return Arrival(away)
-            slots = self._next_due() if self._under_way else await self._wait()
-            if slots is not None:
-                self._begin(slots)
+                slots = await self._wait()
+            if slots is not None and not self._begin(slots):
                 continue
-            now = self._under_way[-1]
-            frame = await anext(now.steps)
+            now = under_way[-1]
+            frame = await self._scanner.step(now.scan)
             if frame is None:
                 continue
-            self._under_way.pop()
-            await now.steps.aclose()
+            under_way.pop()
             ended_ns = self._clock.monotonic_ns()
             self._stats.scan_ms_last = (ended_ns - now.began_ns) / 1e6
             self._stats.busy_share = self._scanner.busy_ns / max(1, ended_ns - self._began_ns)
@@ -305,11 +303,6 @@ class _Session:
         self._schedule()
         return away
 
-    async def close(self) -> None:
-        """End the scans under way."""
-        for scan in self._under_way:
-            await scan.steps.aclose()
-
     def _next_due(self) -> Slots | None:
         """A class that goes before the scan at work; None: that goes on."""
         now_ns, at_work = self._clock.monotonic_ns(), self._under_way[-1].slots
@@ -320,16 +313,19 @@ class _Session:
                 return slots
         return None
 
-    def _begin(self, slots: Slots) -> None:
+    def _begin(self, slots: Slots) -> bool:
         """Start the scan of a slot that is due, unless the pipeline has no room for it."""
-        missed, late_ns = slots.take(self._clock.monotonic_ns())
+        now_ns = self._clock.monotonic_ns()
+        missed, late_ns = slots.take(now_ns)
         has_room = self._has_room()
         self._stats.scan_overruns_total += missed + (not has_room)
         self._stats.lateness_ms_last = late_ns / 1e6
-        self._say_late(slots.scan_class, missed)
+        if missed or self._late:
+            self._say_late(slots.scan_class, missed)
         if has_room:
-            steps = self._scanner.scan(slots.scan_class)
-            self._under_way.append(_UnderWay(slots, steps, self._clock.monotonic_ns()))
+            scan = self._scanner.begin(slots.scan_class)
+            self._under_way.append(_UnderWay(slots, scan, now_ns))
+        return has_room
 
     def _say_late(self, scan_class: str, missed: int) -> None:
         """Once when a class no longer keeps its rate, and once when it does again."""
@@ -344,7 +340,9 @@ class _Session:
 
     async def _wait(self) -> Slots:
         """Until a scan class is due."""
-        slots = min(self._slots, key=lambda each: each.due_ns)
+        slots = self._slots[0]
+        if len(self._slots) > 1:
+            slots = min(self._slots, key=lambda each: each.due_ns)
         wait_ns = slots.due_ns - self._clock.monotonic_ns()
         if wait_ns > 0:
             await asyncio.sleep(wait_ns / 1e9)
@@ -355,7 +353,7 @@ class _UnderWay(NamedTuple):
     """A scan that has begun."""
 
     slots: Slots
-    steps: AsyncGenerator[Frame | None, None]
+    scan: Scan
     began_ns: int
 
 

@@ -46,6 +46,7 @@ ADU_BYTES_MAX = 260  # 7 bytes of MBAP header and the PDU
 READ_COILS, READ_DISCRETE_INPUTS, READ_HOLDING_REGISTERS, READ_INPUT_REGISTERS = 1, 2, 3, 4
 
 _HEADER = struct.Struct(">HHHB")  # transaction id, protocol id, length, unit id
+_REST = struct.Struct(">HHB")  # the same behind the transaction id
 _READ = struct.Struct(">BHH")
 _FOREIGN_BYTES_MAX = 32  # of a bad answer, in a message
 
@@ -122,6 +123,10 @@ class Request:
     address: int  # zero-based
     quantity: int  # of registers, or of bits
     block_bytes: int = field(init=False, repr=False, compare=False)  # in a right answer
+    # What is the same whenever it is asked: its ADU and a right answer's head, each behind the
+    # transaction id.
+    asks: bytes = field(init=False, repr=False, compare=False)
+    head: bytes = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not READ_COILS <= self.function <= READ_INPUT_REGISTERS:
@@ -134,6 +139,11 @@ class Request:
             raise ValueError(f"{self.quantity} from address {self.address} end beyond 65535")
         size = (self.quantity + 7) // 8 if self.reads_bits else 2 * self.quantity
         object.__setattr__(self, "block_bytes", size)
+        pdu = self.encode()
+        own = _REST.pack(0, len(pdu) + 1, self.unit_id) + pdu
+        object.__setattr__(self, "asks", own)
+        head = _REST.pack(0, size + 3, self.unit_id) + bytes([self.function, size])
+        object.__setattr__(self, "head", head)
 
     @property
     def reads_bits(self) -> bool:
@@ -208,6 +218,8 @@ class Exchange(Generic[T]):
 
     def encode(self) -> bytes:
         """The query's ADU."""
+        if isinstance(self.query, Request):
+            return self.transaction_id.to_bytes(2, "big") + self.query.asks
         pdu = self.query.encode()
         return _HEADER.pack(self.transaction_id, 0, len(pdu) + 1, self.query.unit_id) + pdu
 
@@ -223,6 +235,14 @@ class Exchange(Generic[T]):
         an answer to this query; its `kind` is what was wrong.
         """
         buffer = self._buffer = self._buffer + data if self._buffer else data
+        query = self.query
+        if (  # what nearly always comes, in one look; everything else is told apart below
+            isinstance(query, Request)
+            and buffer.startswith(query.head, 2)
+            and len(buffer) == 9 + query.block_bytes
+            and self.is_numbered(buffer)
+        ):
+            return self.query.decode(buffer[7:])
         if len(buffer) < 8:
             if len(buffer) >= 6:
                 self._check_header(buffer)

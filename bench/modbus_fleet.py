@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import json
 import os
 import re
@@ -193,6 +194,8 @@ async def sources(config: Path) -> None:
     async def drop(arrival: Arrival) -> None:
         del arrival
 
+    gc.collect()
+    gc.freeze()  # as `sluicegate run` does
     async with asyncio.TaskGroup() as tasks:
         for source in gateway.sources:
             tasks.create_task(supervise(source, drop, clock))

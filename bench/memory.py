@@ -37,7 +37,7 @@ from simulators.training import FEATURES, healthy
 __all__ = ["live", "slope_mb_a_day"]
 
 BUNDLE = Path(__file__).parent.parent / "models" / "pump"
-HOUR_S = 3600
+HOUR_S, DAY_S = 3600, 86400
 # How often what was written is waited for, and the sink takes what there is.
 DRAIN_S = 30
 MB = 1e6
@@ -49,7 +49,11 @@ async def live(folder: Path, hours: int, pumps: int = 10, spool_bytes: int = 16 
     clock, process, resident = ManualClock(), psutil.Process(), []
     aggregates = [AggregateSettings(every=10), AggregateSettings(every=HOUR_S)]
     settings = SpoolSettings(
-        bytes_max=spool_bytes, segment_bytes=min(1 << 20, spool_bytes // 32), commit_period=0.001
+        bytes_max=spool_bytes,
+        segment_bytes=min(1 << 20, spool_bytes // 32),
+        commit_period=0.001,
+        # So that raw is not all that is deleted.
+        age_max={"score": DAY_S / 2, "aggregate": DAY_S / 2, "event": DAY_S},
     )
     model = ModelSettings(name="pump", bundle=BUNDLE)
     async with Spool.open(folder, settings, table, clock) as spool:

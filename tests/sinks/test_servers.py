@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 import random
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,9 +26,12 @@ from gateway.sinks.deadletters import DeadLetters
 from gateway.sinks.influxdb import InfluxSink, build
 from gateway.sinks.lineprotocol import LineEncoder
 from gateway.tag import DataType, Tag, TagTable
+from tests.rig import wait_until
 from tests.samples import make_frame, make_tag
 from tests.servers import Influx1, Victoria, running
 from tests.sinks.fake_reader import FakeReader
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a file system")
 
 
 @pytest.fixture(autouse=True)
@@ -174,6 +180,94 @@ async def test_victoriametrics_restarted_three_times_has_everything_once(
         )
         sink = build(settings, table)
         await deliver_through_restarts(server, server.stop, sink, tmp_path)
+        (series,) = server.export('{__name__="pump_flow"}')
+        assert len(series["values"]) == len(set(series["timestamps"])) == 3000
+        assert sum(series["values"]) == 60 * sum(range(50))
+
+
+@contextmanager
+def small_disk(folder: Path, mib: int) -> Iterator[Path]:
+    """A file system of so much memory."""
+    folder.mkdir()
+    options = ["mount", "-t", "tmpfs", "-o", f"size={mib}m", "tmpfs", str(folder)]
+    done = subprocess.run(options, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"file systems cannot be mounted here: {done.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
+async def deliver_past_a_full_disk(
+    disk: Path, leave_free: int, make_room: Callable[[], None], sink: InfluxSink, folder: Path
+) -> None:
+    """Deliver 60 batches; after twenty the server's disk is full, until it has refused a while."""
+    table = sink._table
+    table.add(make_tag("p1.flow"))
+    frames = [
+        make_frame([(float(T_S + 50 * batch + t), 0, float(t)) for t in range(50)])
+        for batch in range(60)
+    ]
+    reader = FakeReader(frames)
+    has_come, may_go_on = reader.stop_at(20)
+    made = delivery.Delivery(
+        sink=sink,
+        reader=reader,
+        settings=SimpleNamespace(samples_max=20_000, retry_max=0.2),
+        clock=ManualClock(),
+        link=delivery.Link(dead_letters=DeadLetters(folder / "db.jsonl")),
+        table=table,
+    )
+    filler = disk / "filler"
+    async with asyncio.timeout(60), sink.session(), asyncio.TaskGroup() as tasks:
+        delivering = tasks.create_task(made.run())
+        await has_come.wait()
+        room = os.statvfs(disk)
+        filler.write_bytes(bytes(room.f_bavail * room.f_frsize - leave_free))
+        await asyncio.sleep(2.5)  # VictoriaMetrics looks once a second
+        may_go_on.set()
+        await asyncio.to_thread(wait_until, lambda: sink.stats.retries_total >= 5)
+        assert sink.stats.state == "retrying"
+        assert not reader.done.is_set()
+        filler.unlink()
+        await asyncio.to_thread(make_room)
+        await reader.done.wait()
+        delivering.cancel()
+    assert sink.stats.dead_letters_total == 0
+    assert sink.stats.samples_total == 3000
+
+
+@needs_root
+async def test_influxdb_1_whose_disk_was_full_has_everything_once(
+    tmp_path: Path, table: TagTable
+) -> None:
+    with small_disk(tmp_path / "disk", 32) as disk, running(Influx1(disk)) as server:
+        server.query("CREATE DATABASE plant")
+        settings = Influx1Settings.model_validate(
+            {"type": "influxdb1", "name": "db", "url": server.url, "database": "plant"}
+        )
+
+        def restart() -> None:  # it writes nothing more after an error, room or not
+            server.kill()
+            server.start()
+
+        sink = build(settings, table)
+        await deliver_past_a_full_disk(disk, 0, restart, sink, tmp_path)
+        (series,) = server.query("SELECT count(flow), sum(flow) FROM pump", "plant")
+        assert series["values"][0][1:] == [3000, 60 * sum(range(50))]
+
+
+@needs_root
+async def test_victoriametrics_whose_disk_was_full_has_everything_once(
+    tmp_path: Path, table: TagTable
+) -> None:
+    with small_disk(tmp_path / "disk", 64) as disk, running(Victoria(disk)) as server:
+        settings = Influx2Settings.model_validate(
+            {"type": "influxdb2", "name": "db", "url": server.url, "bucket": "b"}
+        )
+        sink = build(settings, table)
+        await deliver_past_a_full_disk(disk, 6 << 20, lambda: None, sink, tmp_path)
         (series,) = server.export('{__name__="pump_flow"}')
         assert len(series["values"]) == len(set(series["timestamps"])) == 3000
         assert sum(series["values"]) == 60 * sum(range(50))

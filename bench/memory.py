@@ -1,6 +1,6 @@
 """What memory does while plants are watched for days: simulated days, in minutes.
 
-    python -m bench.memory [--days 12] [--pumps 10] [--spool-mib 16]
+    python -m bench.memory [--days 12] [--pumps 10] [--spool-mib 64]
 
 Pumps at 1 Hz, ten tags each, through the stages, `models/pump`, windows of ten seconds and of an
 hour, the spool and a sink that takes everything; the clock is turned by hand. The spool is small,
@@ -43,7 +43,7 @@ DRAIN_S = 30
 MB = 1e6
 
 
-async def live(folder: Path, hours: int, pumps: int = 10, spool_bytes: int = 16 << 20) -> list[int]:
+async def live(folder: Path, hours: int, pumps: int = 10, spool_bytes: int = 64 << 20) -> list[int]:
     """Resident bytes after each simulated hour."""
     table, ids = _tags(pumps)
     clock, process, resident = ManualClock(), psutil.Process(), []
@@ -107,7 +107,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--days", type=float, default=12.0)
     parser.add_argument("--pumps", type=int, default=10)
-    parser.add_argument("--spool-mib", type=int, default=16)
+    parser.add_argument("--spool-mib", type=int, default=64)
     options = parser.parse_args()
     hours = round(24 * options.days)
     began_s = time.monotonic()

@@ -21,8 +21,12 @@ __all__ = ["Believe", "Clock", "ManualClock", "SystemClock", "boot_id", "who_vou
 
 # NTP slews below half a second and steps above 128 ms; a difference this large is a step.
 STEP_MIN_NS = 100_000_000
+# What a server says is right to some tenths of a second.
+HEARD_STEP_MIN_NS = 2_000_000_000
 # No gateway of this version can run before it was made (2026-11-01).
 BUILT_NS = 1_793_491_200_000_000_000
+
+_RECORD, _SERVER = "this boot's record", "a server"  # they vouch for UTC, not for the wall clock
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _RTC = Path("/sys/class/rtc")
@@ -114,6 +118,10 @@ class Clock(Protocol):
         """While stamps are provisional: how far they are behind UTC, once that is known."""
         ...
 
+    def hear(self, offset_ns: int) -> None:
+        """What a server says UTC less monotonic time is; believed while nobody else vouches."""
+        ...
+
     def trust(self, missing_ns: int) -> None:
         """From now on UTC is what it was plus so much, and is believed."""
         ...
@@ -136,6 +144,7 @@ class SystemClock:
         self.boot_id = boot_id() or 1
         self._floor_ns = BUILT_NS
         self._offset_ns = time.time_ns() - time.monotonic_ns()
+        self._heard_ns: int | None = None  # the offset that a server says
         self.trusted_by = believe(time.time_ns(), BUILT_NS)
 
     @property
@@ -158,7 +167,7 @@ class SystemClock:
     def begin(self, floor_ns: int, offset_ns: int | None, *, is_final: bool) -> None:
         self._floor_ns = max(floor_ns, BUILT_NS)
         if offset_ns is not None and is_final:
-            self._offset_ns, self.trusted_by = offset_ns, self.trusted_by or "this boot's record"
+            self._offset_ns, self.trusted_by = offset_ns, self.trusted_by or _RECORD
             return
         self.trusted_by = self._believe(time.time_ns(), self._floor_ns)
         if self.trusted_by:
@@ -169,21 +178,38 @@ class SystemClock:
 
     def missing_ns(self) -> int | None:
         wall_ns, now_ns = time.time_ns(), self.utc_ns()
-        # The stamps of this boot may have run ahead; they are no witness against the wall clock.
-        if self.trusted_by or not self._believe(wall_ns, min(self._floor_ns, now_ns)):
+        if self.trusted_by:
             return None
-        return wall_ns - now_ns
+        # The stamps of this boot may have run ahead; they are no witness against the wall clock.
+        if self._believe(wall_ns, min(self._floor_ns, now_ns)):
+            return wall_ns - now_ns
+        return None if self._heard_ns is None else self._heard_ns - self._offset_ns
+
+    def hear(self, offset_ns: int) -> None:
+        utc_ns = time.monotonic_ns() + offset_ns
+        if utc_ns >= min(self._floor_ns, self.utc_ns()):  # no time that has been already
+            self._heard_ns = offset_ns
 
     def trust(self, missing_ns: int) -> None:
         self._offset_ns += missing_ns
-        self.trusted_by = self._believe(time.time_ns(), self._floor_ns) or "the wall clock"
+        wall = "the wall clock" if self._heard_ns is None else _SERVER
+        self.trusted_by = self._believe(time.time_ns(), self._floor_ns) or wall
 
     def wall_ahead_ns(self) -> int:
         return time.time_ns() - self.utc_ns()
 
     def follow_wall(self) -> int:
-        step_ns = self.wall_ahead_ns()
-        if abs(step_ns) < STEP_MIN_NS or not self.trusted_by:
+        if not self.trusted_by:
+            return 0
+        step_ns, least_ns = self.wall_ahead_ns(), STEP_MIN_NS
+        if self.trusted_by in (_RECORD, _SERVER):  # the wall clock itself may still be in 1970
+            vouched = self._believe(time.time_ns(), self._floor_ns)
+            if vouched:
+                self.trusted_by = vouched
+            else:
+                heard_ns = self._offset_ns if self._heard_ns is None else self._heard_ns
+                step_ns, least_ns = heard_ns - self._offset_ns, HEARD_STEP_MIN_NS
+        if abs(step_ns) < least_ns:
             return 0
         self._offset_ns += step_ns
         return step_ns
@@ -213,6 +239,10 @@ class ManualClock:
     def step_wall(self, seconds: float) -> None:
         """Step the wall clock; adopted at the next `follow_wall`."""
         self._step_ns += round(seconds * 1e9)
+
+    def hear(self, offset_ns: int) -> None:
+        if self.boot:
+            self._missing_ns = offset_ns - self._offset_ns
 
     def find_out(self, seconds: float) -> None:
         """Somebody vouches for a wall clock that is so far ahead of provisional time."""

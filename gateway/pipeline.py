@@ -25,6 +25,7 @@ from gateway.channel import Channel
 from gateway.clock import Clock
 from gateway.config.load import Config
 from gateway.frame import Arrival, Lane
+from gateway.hints import Servers
 from gateway.jobs import finished_aside
 from gateway.sinks import Sink, build_sink, tags_of
 from gateway.sinks.budget import Budget
@@ -51,6 +52,8 @@ IDLE_TURN_S = 0.25
 # A supervisor grants five seconds from SIGTERM to exit; the disk gets three of them.
 DRAIN_S = 3.0
 CLOCK_CHECK_S = 1.0
+# Servers that say the time are asked so often while nobody else does, and then.
+HEAR_PERIOD_S, HEAR_AGAIN_PERIOD_S = 30.0, 3600.0
 ATTEND_PERIOD_S = 1.0
 # Unsynced, a small file: it costs the card nothing to speak of.
 BUDGET_SAVE_PERIOD_S = 60.0
@@ -106,6 +109,7 @@ class Gateway:
         self._events_told: set[tuple[str, str, int, bool]] = set()
         self._missing_ns = 0  # what the clock is to be set by before the next turn
         self._is_known = asyncio.Event()
+        self._servers = Servers(settings.gateway.clock.servers, clock)
         self._acknowledge: dict[asyncio.Future[int], list[Callable[[], None]]] = {}
 
     @asynccontextmanager
@@ -300,6 +304,7 @@ class Gateway:
             if self.spool.samples_waiting:
                 await self.spool.settle_clock()
             await asyncio.sleep(CLOCK_CHECK_S)
+            await self._servers.look(HEAR_AGAIN_PERIOD_S)
             self._look_at_clock()
             step_ns = self.clock.follow_wall()
             if step_ns:
@@ -313,6 +318,7 @@ class Gateway:
         log.warning("clock.not_trusted consequence=samples wait for the time")
         is_waiting = True
         while (missing_ns := self.clock.missing_ns()) is None:
+            await self._servers.look(HEAR_PERIOD_S)
             await asyncio.sleep(CLOCK_CHECK_S)
             self._look_at_clock()
             if is_waiting and 0 < wait_s <= self.clock.monotonic_s() - since_s:

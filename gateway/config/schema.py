@@ -5,6 +5,7 @@ from __future__ import annotations
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
@@ -147,6 +148,24 @@ class ClockSettings(Settings):
         description="how long samples wait for the time before sinks get them with times that are"
         ' a guess, and marked so; "0s" waits for ever',
     )
+    servers: tuple[str, ...] = Field(
+        default=(),
+        max_length=8,
+        description="HTTP servers whose Date is believed while nobody else vouches for the time;"
+        " of several more than half must agree",
+        examples=[["http://192.168.1.5:8086/ping"]],
+    )
+
+    @field_validator("servers")
+    @classmethod
+    def _are_plain(cls, servers: tuple[str, ...]) -> tuple[str, ...]:
+        for url in servers:
+            parts = urlsplit(url)
+            if parts.scheme == "https":
+                raise ValueError("write http://: without the time no certificate can be checked")
+            if parts.scheme != "http" or not parts.hostname:
+                raise ValueError('write an address such as "http://192.168.1.5:8086/ping"')
+        return servers
 
 
 class GatewaySettings(Settings):

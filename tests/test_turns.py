@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway.clock import ManualClock
 from gateway.frame import EMPTY_FRAME, Arrival, Frame, Lane, Turn
 from gateway.spool.checkpoint import Checkpoint, decode_checkpoint, encode_checkpoint
+from gateway.spool.config import SpoolSettings
+from gateway.spool.log import Spool
 from gateway.stages.config import AggregateSettings
 from gateway.tag import TagTable
 from gateway.turns import Turns
@@ -219,3 +223,34 @@ def test_a_defect_in_a_derived_stage_does_not_cost_the_samples(
         assert np.array_equal(turn.frames[Lane.RAW].values, frame.values)
     assert turns.stats.turns_failed_total == 3
     assert caplog.text.count("pipeline.turn_failed") == 1
+
+
+async def test_what_raw_samples_came_to_is_there_when_they_have_been_deleted(
+    tmp_path: Path,
+) -> None:
+    """A roll-up: ten-second means outlive the samples they were made of."""
+    table, turns = new_turns()
+    clock = ManualClock()
+    settings = SpoolSettings(
+        bytes_max=2**24, segment_bytes=2**16, commit_period=0.001, lane_bytes_max={"raw": 2**17}
+    )
+    rng = np.random.default_rng(1)
+    seconds = 12_000
+    values = rng.normal(50, 10, (seconds, 3))
+    start_ns = clock.utc_ns()
+    async with Spool.open(tmp_path, settings, table, clock) as spool:
+        for second, row in enumerate(values):
+            now_ns = start_ns + second * 10**9
+            frame = Frame.of(now_ns, np.arange(3, dtype=np.int32), row)
+            durable = spool.append(turns.turn([Arrival(frame)], now_ns + 10**6))
+            if second % 500 == 0:
+                await durable
+        await durable
+        end_ns = start_ns + seconds * 10**9
+        raw = await spool.history.query(["pump.t0"], start_ns, end_ns)
+        means = await spool.history.query(["pump.t0@10s.mean"], start_ns, end_ns, Lane.AGGREGATE)
+    assert raw.t_ns.min() > start_ns + 3600 * 10**9  # the first hours are gone
+    whole = values[: seconds // 10 * 10, 0].reshape(-1, 10).mean(axis=1)[: len(means)]
+    assert len(means) >= seconds // 10 - 2
+    assert means.t_ns[0] == start_ns
+    assert means.values == pytest.approx(whole)

@@ -3,7 +3,7 @@
     python bench/spool.py [--directory DIR] [--samples 2000000] [--open-mib 512]
 
 Two loads. *Scans*: 2,000 tags a second as scans of 100, float32 measurements with 1 % noise, so a
-commit of half a second holds ten scans. *Messages*: 500 messages a second of five tags each, two
+commit of half a second holds ten scans; and the same in commits of 50 and of 200. *Messages*: 500 messages a second of five tags each, two
 decimals, a time of their own each; 250 in a commit. CPU is that of the whole process, writer's
 thread and event loop included; the frames are made beforehand. Commits follow one another without
 the half second between them, so wall time says nothing here, and is not reported.
@@ -55,16 +55,16 @@ def make_table(tags: int) -> TagTable:
     return table
 
 
-def scans(rng: np.random.Generator) -> list[list[Turn]]:
-    """Groups of ten scans of 100 tags."""
+def scans(rng: np.random.Generator, count: int = 10) -> list[list[Turn]]:
+    """Groups of so many scans of 100 tags."""
     level = rng.uniform(1, 1000, 2000)
     groups = []
     t_ns = START_NS
     for _ in range(GROUPS_MADE):
         turns = []
-        for scan in range(10):
+        for scan in range(count):
             t_ns += S // 20
-            ids = np.arange(100, dtype=np.int32) + scan * 100
+            ids = np.arange(100, dtype=np.int32) + scan % 20 * 100
             noisy = level[ids] * (1 + 0.01 * rng.standard_normal(100))
             frame = Frame.of(t_ns + int(rng.integers(5_000_000)), ids, as_float32(noisy))
             turns.append(Turn(t_ns, {Lane.RAW: frame}))
@@ -212,6 +212,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=options.directory, prefix="spool-bench-") as folder:
         rng = np.random.default_rng(1)
         asyncio.run(measure("scans", Path(folder), scans(rng), options.samples))
+        for count in (50, 200):
+            made = scans(rng, count)
+            asyncio.run(measure(f"scans-{count}", Path(folder), made, options.samples))
         asyncio.run(measure("messages", Path(folder), messages(rng), options.samples))
         asyncio.run(measure_history(Path(folder)))
         if options.open_mib:

@@ -33,7 +33,8 @@ from gateway.spool.disk import Disk
 from gateway.spool.history import History
 from gateway.spool.reader import Backlog, Batch, SpoolReader
 from gateway.spool.stats import LaneStats, SpoolStats
-from gateway.spool.store import SEQUENCE_MAX, Group, Store
+from gateway.spool.store import Group, Store
+from gateway.spool.waiting import SEQUENCE_MAX
 from gateway.spool.writer import Writer
 from gateway.tag import TagTable
 

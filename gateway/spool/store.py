@@ -9,11 +9,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
-import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -34,6 +32,7 @@ from gateway.spool.pool import Pool
 from gateway.spool.recovery import find_segments
 from gateway.spool.segment import HEAD_BYTES, decode_header, time_or_zero
 from gateway.spool.stats import Damage, SpoolStats
+from gateway.spool.waiting import SEQUENCE_MAX, Waiting
 from gateway.tag import TagTable
 
 __all__ = ["Group", "Store"]
@@ -41,7 +40,6 @@ __all__ = ["Group", "Store"]
 log = logging.getLogger(__name__)
 
 DERIVED = (Lane.EVENT, Lane.SCORE, Lane.AGGREGATE)
-SEQUENCE_MAX = 2**63 - 1
 
 
 @dataclass(slots=True, eq=False)
@@ -64,19 +62,6 @@ class Group:
         self.turns, self.drafts = [], {}
 
 
-class _Span(NamedTuple):
-    """First and last provisional time of a boot, and how much they can be too early at most."""
-
-    first_ns: int
-    last_ns: int
-    missing_ns_max: int
-
-    def joined(self, other: _Span) -> _Span:
-        """Of two lanes."""
-        first_ns, last_ns = min(self.first_ns, other.first_ns), max(self.last_ns, other.last_ns)
-        return _Span(first_ns, last_ns, min(self.missing_ns_max, other.missing_ns_max))
-
-
 class Store:
     """One directory."""
 
@@ -94,9 +79,7 @@ class Store:
         self.damage = Damage(self.stats)
         self.boots = Boots(disk, directory)
         self.catalog = Catalog(self.disk, self.damage, self.boots)
-        # Places from which on a lane's times are not known yet: sinks wait there.
-        self._waiting_from: dict[Lane, int] = {}
-        self._boots_lock = threading.Lock()  # of what waits, and whether
+        self.waiting = Waiting(self.catalog, self.boots, self.stats)
         self.pool = Pool(self.disk, directory, settings, self.catalog, self._on_evict)
         self.cursors = Cursors(directory / "cursors", disk, self.stats, self.catalog.samples_end)
         self.reading: dict[str, tuple[Lane, ...]] = {}  # lanes of those that are read with now
@@ -126,7 +109,7 @@ class Store:
         found = find_segments(self.disk, self.directory, names, self.damage, to_write=True)
         self.boots.load()
         self.catalog.segments.update(found.segments)
-        self._find_waiting()
+        self.waiting.find()
         self.pool.adopt(found.useless, found.unbelievable)
         shared = Shared(
             disk=self.disk,
@@ -304,15 +287,12 @@ class Store:
 
     def samples_ready(self, lane: Lane) -> int:
         """How far a sink may read: up to where times are not known yet."""
-        return min(self.samples_end(lane), self._waiting_from.get(lane, SEQUENCE_MAX))
+        return min(self.samples_end(lane), self.waiting.place(lane))
 
     @property
     def samples_waiting(self) -> int:
         """Samples of all lanes that wait for the time."""
-        return sum(
-            max(0, self.samples_end(lane) - max(place, self.samples_begin(lane)))
-            for lane, place in list(self._waiting_from.items())
-        )
+        return self.waiting.samples
 
     def newest_ns(self) -> int:
         """The newest time of any turn on disk, as far as is known; 0 for none."""
@@ -325,15 +305,14 @@ class Store:
 
     def _hold_back(self, groups: Sequence[Group]) -> None:
         """Before anybody can read it: what has no known time yet is not for sinks."""
-        with self._boots_lock:
-            for group in groups:
-                for lane, draft in (group.drafts or {}).items():
-                    if draft.boot and not self.boots[draft.boot].is_known:
-                        self._waiting_from.setdefault(lane, self._writers[lane].samples_end)
+        for group in groups:
+            for lane, draft in (group.drafts or {}).items():
+                if draft.boot:
+                    self.waiting.hold_back(lane, draft.boot, self._writers[lane].samples_end)
 
     def begin_boot(self, boot_id: int, offset_ns: int) -> None:
         """Have it on record from where this boot's provisional times start."""
-        self._save_boots(self.boots.all() | {boot_id: Boot(offset_ns)})
+        self.waiting.begin(boot_id, offset_ns, in_memory=self.in_memory)
 
     def settle_boots(self, boot_id: int, verdict: Boot, began_ns: int) -> None:
         """Write down how wrong a boot's provisional times are, and those of boots before it.
@@ -341,61 +320,7 @@ class Store:
         `began_ns` is the right time of its beginning: the ones before were over by then. Raises
         OSError; nothing is known then that was not known before.
         """
-        with self._boots_lock:
-            self._settle_boots(boot_id, verdict, began_ns)
-
-    def _settle_boots(self, boot_id: int, verdict: Boot, began_ns: int) -> None:
-        boots = self.boots.all()
-        later_ns = began_ns
-        for earlier, span in reversed(self._waiting_spans().items()):
-            if earlier != boot_id:
-                missing_ns = min(later_ns - 1 - span.last_ns, span.missing_ns_max)
-                offset_ns = boots.get(earlier, Boot(0)).offset_ns
-                boots[earlier] = Boot(offset_ns, missing_ns, "estimated")
-                later_ns = span.first_ns + missing_ns
-        if boot_id:
-            boots[boot_id] = verdict
-        if boots == self.boots.all():
-            return
-        self._save_boots(boots)
-        self._find_waiting()
-
-    def _save_boots(self, boots: dict[int, Boot]) -> None:
-        self.boots.save(boots, in_memory=self.in_memory)
-        self.stats.fsyncs_total += 0 if self.in_memory else 2
-
-    def _find_waiting(self) -> None:
-        found = {lane: self.catalog.waiting_from(lane) for lane in Lane}
-        self._waiting_from = {lane: place for lane, place in found.items() if place is not None}
-
-    def _waiting_spans(self) -> dict[int, _Span]:
-        """Where the provisional times of each boot that waits lie, in the order they were."""
-        spans: dict[int, _Span] = {}
-        for lane in (Lane.RAW, *DERIVED):
-            segments = self.catalog.segments[lane]
-            wanted = [
-                self.catalog.contents(segment).index
-                for before, segment in zip((None, *segments), segments, strict=False)
-                if segment.summary.has_provisional
-                or (before is not None and before.summary.has_provisional)
-            ]
-            if not wanted:
-                continue
-            index = np.concatenate(wanted)
-            index = index[index["samples_end"] > index["samples_before"]]
-            boots, is_known = index["boot"], index["boot"] == 0
-            _, first = np.unique(boots, return_index=True)
-            for boot in boots[np.sort(first)].tolist():
-                if not boot or self.boots[boot].is_known:
-                    continue
-                times = index["now_ns_max"][boots == boot]
-                # Where a known time follows one of these, that is as late as it can have been.
-                last = np.flatnonzero((boots[:-1] == boot) & is_known[1:])
-                late_ns = index["now_ns_max"][last + 1] - 1 - index["now_ns_max"][last]
-                missing_ns_max = int(late_ns.min(initial=SEQUENCE_MAX))
-                span = _Span(int(times.min()), int(times.max()), missing_ns_max)
-                spans[boot] = span if boot not in spans else spans[boot].joined(span)
-        return spans
+        self.waiting.settle(boot_id, verdict, began_ns, in_memory=self.in_memory)
 
     def samples_from(self, lane: Lane, place: int) -> int:
         """Samples there are behind a place; what was given up between segments does not count."""

@@ -3,10 +3,11 @@
     python bench/spool.py [--directory DIR] [--samples 2000000] [--open-mib 512]
 
 Two loads. *Scans*: 2,000 tags a second as scans of 100, float32 measurements with 1 % noise, so a
-commit of half a second holds ten scans; and the same in commits of 50 and of 200. *Messages*: 500 messages a second of five tags each, two
-decimals, a time of their own each; 250 in a commit. CPU is that of the whole process, writer's
-thread and event loop included; the frames are made beforehand. Commits follow one another without
-the half second between them, so wall time says nothing here, and is not reported.
+commit of half a second holds ten scans; and the same in commits of 50 and of 200. *Messages*: 500
+messages a second of five tags each, two decimals, a time of their own each; 250 in a commit. CPU is
+that of the whole process, writer's thread and event loop included; the frames are made beforehand.
+Commits follow one another without the half second between them, so wall time says nothing here, and
+is not reported.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ def check_tags(found: Findings, draft: Draft, base: Path) -> None:
         if not isinstance(source, ModbusSettings) or min(source.periods.values()) <= 0:
             continue  # a rate that is none is told where it stands
         if source.name in found.register_maps:
-            _check_line(found, ("source", index), source, found.register_maps[source.name])
+            _check_line(found, ("source", index), source, data_dir)
     sources_are_right = _all_right(found, "source", draft.source)
     if len(found.problems) > before or not sources_are_right or not assets_are_right:
         return  # tags are missing; whoever speaks of them is not to blame
@@ -113,15 +113,23 @@ def _check_offers(found: Findings, draft: Draft, base: Path) -> None:
         found.warn(where, f"{settings.map} offers {offer.tag}, which is no tag", mend)
 
 
-def _check_line(
-    found: Findings, path: KeyPath, source: ModbusSettings, rows: Sequence[RegisterRow]
-) -> None:
+def _check_line(found: Findings, path: KeyPath, source: ModbusSettings, data_dir: Path) -> None:
     """Whether the line or connection can carry what is to be read over it."""
+    from gateway.sources.modbus.learned import load_learned  # noqa: PLC0415 - if it is used
     from gateway.sources.modbus.line import loads  # noqa: PLC0415 - if it is used
 
+    rows = found.register_maps[source.name]
     shares = loads(rows, source)
     busy = sum(share for _, share in shares)
     if busy <= LINE_BUSY_MAX:
+        learned = load_learned(data_dir / "sources" / f"{source.name}.json", rows)
+        busy = sum(share for _, share in loads(rows, source, learned))
+        if busy > LINE_BUSY_MAX:  # a device that was slow once is no reason to refuse anything
+            what = f"{source.address} would be busy for {busy:.0%} of the time, as measured before"
+            mend = (
+                "Give some of its tags a slower scan class, or say what is right with answer_time."
+            )
+            found.warn((*path, "scan_classes"), what, mend)
         return
     worst, share = max(shares, key=lambda each: each[1])
     tags = [f"{row.asset}.{row.tag}" for row in rows if row.scan_class == worst.scan_class]

@@ -154,8 +154,8 @@ class ModbusSettings(Settings):
         default=None,
         gt=0,
         le=60,
-        description="what the device takes to answer, for the check of its schedule;"
-        " not told: 1 ms over TCP, and nothing on a serial line, as far as is known",
+        description="what the device takes to answer, for the check of its schedule; not told:"
+        " as measured before; before that 1 ms over TCP, and nothing on a serial line",
     )
     connect_pause: Seconds = Field(
         default=0.0, ge=0, le=60, description="between connecting and the first request"

@@ -6,6 +6,7 @@ It outlives the connections; `scan` reads by it, and tells it what was learned o
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
@@ -16,8 +17,9 @@ from gateway.frame import IdArray
 from gateway.sources.modbus.brackets import Bracket, bracket_of
 from gateway.sources.modbus.config import ModbusSettings, ModbusTcpSettings, RegisterRow
 from gateway.sources.modbus.decode import BlockDecoder, new_exponents
-from gateway.sources.modbus.gaps import Gap, GapSearch
+from gateway.sources.modbus.gaps import TRIES, Gap, GapSearch
 from gateway.sources.modbus.learned import load_learned, save_learned
+from gateway.sources.modbus.line import wire_s
 from gateway.sources.modbus.patience import Patience
 from gateway.sources.modbus.peer import Peer
 from gateway.sources.modbus.plan import Block, ScanPlan, Verdict, plan
@@ -27,12 +29,14 @@ __all__ = ["BlockReader", "Device"]
 
 # A time-out now and then is no reason to plan anew.
 FAILURES_OVER_MAX = 3
+# What differs less from what is on disk is not worth a write.
+ANSWER_NEWS_SHARE = 0.2
 
 
 class BlockReader:
     """One block, ready to be read: its request, its tags, its decoder."""
 
-    __slots__ = ("block", "decoder", "ids", "least_ns", "reads", "request")
+    __slots__ = ("block", "decoder", "ids", "least_ns", "reads", "request", "total_ns")
 
     def __init__(self, block: Block, device: Device) -> None:
         self.block = block
@@ -41,11 +45,13 @@ class BlockReader:
         self.ids: IdArray = device.ids[np.array(block.rows, np.intp)]
         self.reads = 0  # answers
         self.least_ns = 0  # of them, what the quickest took
+        self.total_ns = 0  # what all took
 
     def took(self, duration_ns: int) -> None:
         """It was answered within so long."""
         if not self.reads or duration_ns < self.least_ns:
             self.least_ns = duration_ns
+        self.total_ns += duration_ns
         self.reads += 1
 
 
@@ -105,7 +111,7 @@ class Device:
         }
         for reader in chain(*self.readers.values()):
             if reader.block in timed:
-                reader.reads, reader.least_ns = 1, timed[reader.block].least_ns
+                reader.took(timed[reader.block].least_ns)
         self.brackets = {
             name: bracket
             for name, readers in self.readers.items()
@@ -121,6 +127,24 @@ class Device:
         """Read over a gap from now on, or not; not during a scan."""
         self.learned.gaps[gap.place][gap.span] = verdict
         self.replan()
+
+    def measure(self) -> bool:
+        """Note what the units took to answer since the last plan; whether that is news."""
+        if self.in_flight > 1:
+            return False  # each waited for the others, too
+        units: defaultdict[int, list[float]] = defaultdict(list)
+        for reader in chain(*self.readers.values()):
+            if reader.reads >= TRIES:
+                mean_s = reader.total_ns / reader.reads / 1e9
+                on_line_s = wire_s(reader.request, self.settings)
+                units[reader.request.unit_id].append(max(0.0, mean_s - on_line_s))
+        news = False
+        for unit_id, each_s in units.items():
+            known_s, found_s = self.learned.answer_s.get(unit_id), sum(each_s) / len(each_s)
+            if known_s is None or abs(found_s - known_s) > max(ANSWER_NEWS_SHARE * known_s, 0.001):
+                self.learned.answer_s[unit_id] = found_s
+                news = True
+        return news
 
     def answered_over(self, request: Request) -> None:
         """What reads over gaps is answered."""

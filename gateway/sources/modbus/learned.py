@@ -38,12 +38,13 @@ def load_learned(path: Path | None, rows: Sequence[RegisterRow]) -> Learned:
         gaps: defaultdict[Place, dict[Span, Verdict]] = defaultdict(dict)
         for unit_id, function, first, end, verdict in said.get("gaps", ()):
             gaps[int(unit_id), int(function)][int(first), int(end)] = Verdict(verdict)
+        answer_s = {int(unit_id): float(took_s) for unit_id, took_s in said.get("answer_s", ())}
     except FileNotFoundError:
         return learned
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         log.warning("modbus.learned_unusable path=%s error=%r", path, error)
         return learned
-    learned.cuts, learned.gaps = cuts, gaps
+    learned.cuts, learned.gaps, learned.answer_s = cuts, gaps, answer_s
     learned.alone = {
         index for index, row in enumerate(rows) if (*place_of(row), row.address) in refused
     }
@@ -60,6 +61,7 @@ def save_learned(path: Path, learned: Learned, rows: Sequence[RegisterRow]) -> N
             for place, spans in sorted(learned.gaps.items())
             for span, verdict in sorted(spans.items())
         ],
+        "answer_s": sorted([unit, round(took_s, 6)] for unit, took_s in learned.answer_s.items()),
     }
     new = path.with_suffix(".new")
     try:

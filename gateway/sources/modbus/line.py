@@ -9,7 +9,8 @@ flight they overlap.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from gateway.sources.modbus.config import (
     ModbusRtuSettings,
@@ -21,12 +22,13 @@ from gateway.sources.modbus.plan import Learned, ScanPlan, plan
 from gateway.sources.modbus.serial import character_s
 from gateway.sources.modbus.wire import Request
 
-__all__ = ["QUIET_MIN_S", "exchange_s", "loads", "quiet_s", "request_s"]
+__all__ = ["QUIET_MIN_S", "exchange_s", "loads", "quiet_s", "request_s", "wire_s"]
 
 # Above 19,200 baud the silence gets no shorter.
 QUIET_MIN_S = 0.00175
 # Where nobody has told: a device on the same network that is in no hurry.
 _TCP_ANSWER_S = 0.001
+_NOTHING: Mapping[int, float] = MappingProxyType({})
 _REQUEST_BYTES = 6  # unit id, function, address, quantity
 _ANSWER_BYTES = 3  # unit id, function, byte count, and the block
 
@@ -43,24 +45,36 @@ def exchange_s(request: Request, settings: ModbusRtuSettings) -> float:
     return characters * character_s(settings) + 2 * quiet_s(settings)
 
 
-def request_s(request: Request, settings: ModbusSettings) -> float:
-    """For how long one request keeps the connection from others, at least."""
-    if isinstance(settings, ModbusRtuSettings):
-        answer_s = settings.answer_time or 0.0
-        return exchange_s(request, settings) + answer_s + settings.request_pause
-    answer_s = settings.answer_time or _TCP_ANSWER_S
+def wire_s(request: Request, settings: ModbusSettings) -> float:
+    """What the bytes of a request and its answer take; nothing where it is no serial line."""
+    return exchange_s(request, settings) if isinstance(settings, ModbusRtuSettings) else 0.0
+
+
+def request_s(
+    request: Request, settings: ModbusSettings, measured_s: Mapping[int, float] = _NOTHING
+) -> float:
+    """For how long one request keeps the connection from others, at least.
+
+    `measured_s` is what unit ids took to answer, for those of which the settings do not tell.
+    """
+    answer_s = settings.answer_time
+    if answer_s is None:
+        otherwise_s = 0.0 if isinstance(settings, ModbusRtuSettings) else _TCP_ANSWER_S
+        answer_s = measured_s.get(request.unit_id, otherwise_s)
     in_flight = settings.in_flight if isinstance(settings, ModbusTcpSettings) else 1
-    return (answer_s + settings.request_pause) / in_flight
+    return (wire_s(request, settings) + answer_s + settings.request_pause) / in_flight
 
 
 def loads(
     rows: Sequence[RegisterRow], settings: ModbusSettings, learned: Learned | None = None
 ) -> list[tuple[ScanPlan, float]]:
     """Each scan class with its share of the connection's time; 1.0 in all is one that is full."""
+    measured_s = learned.answer_s if learned is not None else {}
     return [
         (
             scan,
-            sum(request_s(block.request, settings) for block in scan.blocks) / scan.period_s,
+            sum(request_s(block.request, settings, measured_s) for block in scan.blocks)
+            / scan.period_s,
         )
         for scan in plan(rows, settings, learned)
     ]

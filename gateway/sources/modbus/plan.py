@@ -118,6 +118,9 @@ class Learned:
     # Unused addresses that were read over once, to see what that costs.
     gaps: defaultdict[Place, dict[Span, Verdict]] = field(default_factory=lambda: defaultdict(dict))
 
+    # What each unit id took to answer, on average, without what the bytes take on the line.
+    answer_s: dict[int, float] = field(default_factory=dict)
+
     def quicker(self, place: Place) -> list[Span]:
         """The gaps that are worth reading over."""
         return [

@@ -128,6 +128,8 @@ class ModbusSource:
                 yield _Session(self, scanner)
         finally:
             self._scanner = None
+            if self.device.measure():
+                await self.device.remember()
             await scanner.close()
 
     async def ask(self, query: Query[T], timeout_s: float) -> T:

@@ -44,7 +44,7 @@ def source_of(folder: Path, port: int, registers: list[int], **more: object) -> 
         "port": port,
         "map": folder / "map.csv",
         "scan_classes": {"default": 0.05},
-        "response_timeout": 0.15,
+        "response_timeout": 0.1,
     }
     assets = Assets(
         [AssetSettings.model_validate({"name": "*", "class": "c"})], gateway="g", site=""
@@ -143,7 +143,7 @@ async def test_a_gap_that_the_device_has_not_costs_no_tag_its_value(
     device: Hostile, tmp_path: Path, how: Answer, word: str
 ) -> None:
     device.usual = over_the_gap(how)
-    source = source_of(tmp_path, device.port, [*FIRST, *SECOND], scan_classes={"default": 0.2})
+    source = source_of(tmp_path, device.port, [*FIRST, *SECOND], scan_classes={"default": 0.1})
     await read(source, SCANS)
     assert requests(source) == TWO
     assert verdicts(source) == {(4, 40): word}
@@ -221,6 +221,30 @@ def test_check_says_what_is_read_over_and_how_to_forbid_it(
     assert "unit 1, function 3: 1-39 is read over, because that is quicker" in said
     assert "unit 1, function 3: 41-89 is not read over: the device did not answer" in said
     assert "0-40" in said  # the request
+
+
+async def test_what_a_device_takes_to_answer_is_measured_and_planned_with(
+    device: Hostile, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    device.usual = taking(0.03, 0.0)
+    source = source_of(tmp_path, device.port, [0], scan_classes={"default": 0.04})
+    await read(source, TRIES + 1)
+    assert 0.03 <= source.device.learned.answer_s[1] < 0.06
+    (tmp_path / "sluicegate.toml").write_text(
+        f'[gateway]\nname = "g"\ndata_dir = "{tmp_path}"\n'
+        '[[source]]\ntype = "modbus-tcp"\nname = "plc"\nhost = "127.0.0.1"\nmap = "map.csv"\n'
+        'scan_classes = { default = "20ms" }\n[[asset]]\nname = "a"\nclass = "c"\n'
+    )
+    assert main(["check", str(tmp_path / "sluicegate.toml")]) == 0
+    said = capsys.readouterr()
+    assert "as measured before" in said.err + said.out
+    assert "unit 1 answers within 3" in said.out
+    # What a person says goes before it.
+    text = (tmp_path / "sluicegate.toml").read_text()
+    told = text.replace('map = "map.csv"', 'map = "map.csv"\nanswer_time = "2ms"')
+    (tmp_path / "sluicegate.toml").write_text(told)
+    assert main(["check", str(tmp_path / "sluicegate.toml")]) == 0
+    assert "busy for 10.0%" in capsys.readouterr().out
 
 
 def test_verdicts_are_kept_in_the_file(tmp_path: Path) -> None:

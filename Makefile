@@ -15,7 +15,7 @@ demo: $(VENV)/demo.stamp  ## both plants, the gateway and its page; Ctrl-C ends 
 	@$(BIN)/python -m simulators.demo
 
 test: packages $(VENV)/test.stamp lint  ## lint, then every test, against real servers
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/test.stamp  ## ruff, mypy --strict, the import rule
 	$(BIN)/ruff check .
@@ -28,7 +28,7 @@ bench: $(VENV)/test.stamp  ## the figures of bench/RESULTS.md
 
 coverage: packages $(VENV)/test.stamp  ## branches of spool and sinks that the tests go through
 	$(BIN)/coverage erase
-	SLUICEGATE_WORLDS=5000 $(BIN)/coverage run -m pytest -n 2 --dist loadfile
+	SLUICEGATE_WORLDS=5000 $(BIN)/coverage run -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 	-$(BIN)/coverage combine -q --append  # what a killed process left cannot be read
 	$(BIN)/coverage report
 

@@ -14,7 +14,6 @@ import pytest
 from gateway.clock import ManualClock
 from gateway.tag import TagTable
 
-
 # The worlds have both cores to themselves but for tests that do not mind; then come those that wait
 # for processes and servers, and what is short in the end, so that both workers end together.
 _FIRST = ("tests/faults/test_world.py",)

@@ -11,7 +11,7 @@ The smallest gap of a unit id is tried first, and where one is not worth it no l
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Protocol
@@ -112,11 +112,12 @@ class GapSearch:
     def is_open(self) -> bool:
         return bool(self._open)
 
-    def next(self) -> Gap | None:
-        """What to try now; None while it is not known how long its two requests take."""
-        return next(
-            (gap for gap in self._open if min(each.reads for each in gap.apart) >= TRIES), None
-        )
+    def next(self, may_ask: Callable[[Request], bool] = lambda _: True) -> Gap | None:
+        """What to try now: the smallest of which it is known how long its two requests take."""
+        for gap in self._open:
+            if min(each.reads for each in gap.apart) >= TRIES and may_ask(gap.request):
+                return gap
+        return None
 
 
 def _between(place: Place, group: Sequence[Timed], quantity_max: int) -> Iterable[Gap]:

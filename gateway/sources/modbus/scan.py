@@ -148,8 +148,9 @@ class Scanner:
         SourceLost when the connection cannot be replaced.
         """
         device = self._device
-        gap = device.gaps.next()
-        if gap is None or device.patience.reason_to_wait(gap.request, self._clock.monotonic_s()):
+        patience, now_s = device.patience, self._clock.monotonic_s()
+        gap = device.gaps.next(lambda request: patience.reason_to_wait(request, now_s) is None)
+        if gap is None:
             return
         pause_s = device.settings.request_pause
         is_pressed = spare_s < 1.5 * gap.apart_ns / 1e9 + pause_s

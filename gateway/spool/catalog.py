@@ -33,6 +33,7 @@ from gateway.spool.segment import (
     FRAMES,
     GAP,
     TAGS,
+    TIME_MIN,
     Found,
     Record,
     Summary,
@@ -168,6 +169,15 @@ def parse_name(name: str) -> tuple[Lane, int] | None:
     return (Lane[known[1].upper()], int(known[2])) if known else None
 
 
+class _Whole(NamedTuple):
+    """What a lane's segments come to, times of all but the last."""
+
+    segments: tuple[Segment, ...]
+    size: int
+    newest_ns: int
+    has_provisional: bool
+
+
 class Catalog:
     """The segments of all lanes, oldest first, and their records.
 
@@ -181,6 +191,7 @@ class Catalog:
         self._damage = damage
         self._lock = threading.RLock()
         self._kept: OrderedDict[Segment, Contents] = OrderedDict()
+        self._wholes: dict[Lane, _Whole] = {}
 
     def samples_begin(self, lane: Lane) -> int:
         """Samples of the lane that have been deleted already."""
@@ -191,6 +202,31 @@ class Catalog:
         """Samples of the lane since it began."""
         segments = self.segments[lane]
         return segments[-1].summary.samples_end if segments else 0
+
+    def bytes_of(self, lane: Lane) -> int:
+        """Of all files of a lane, written or not."""
+        return self._whole(lane).size
+
+    def newest_ns(self, lane: Lane) -> int:
+        """The greatest time of a lane, on the safe side; it has a segment."""
+        whole = self._whole(lane)
+        newest_ns = self.span_ns(whole.segments[-1])[1]
+        if whole.has_provisional:
+            return max(newest_ns, *(self.span_ns(segment)[1] for segment in whole.segments))
+        return max(newest_ns, whole.newest_ns)
+
+    def _whole(self, lane: Lane) -> _Whole:
+        """What does not change until the lane has other segments: there may be thousands."""
+        segments, known = self.segments[lane], self._wholes.get(lane)
+        if known is None or known.segments is not segments:
+            closed = segments[:-1]
+            self._wholes[lane] = known = _Whole(
+                segments,
+                sum(segment.size for segment in segments),
+                max((segment.summary.t_ns_max for segment in closed), default=TIME_MIN),
+                any(segment.summary.has_provisional for segment in closed),
+            )
+        return known
 
     def span_ns(self, segment: Segment) -> tuple[int, int]:
         """Times between which its samples are, least and greatest, on the safe side."""

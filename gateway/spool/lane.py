@@ -254,9 +254,10 @@ class LaneWriter:
             grown = np.full(2 * id_max + 1, -1, np.int32)
             grown[: len(self._local_ids)] = self._local_ids
             self._local_ids = grown
-        new = np.unique(tag_ids[self._local_ids[tag_ids] < 0])
-        if not len(new):
+        unknown = tag_ids[self._local_ids[tag_ids] < 0]
+        if not len(unknown):
             return []
+        new = np.unique(unknown)
         dictionary = self._contents.dictionary
         first = len(dictionary)
         self._local_ids[new] = np.arange(first, first + len(new))

@@ -64,8 +64,7 @@ class Pool:
     @property
     def bytes_used(self) -> int:
         """Of all files, written or not."""
-        segments = self._catalog.segments.values()
-        kept = sum(segment.size for lane in segments for segment in lane)
+        kept = sum(map(self._catalog.bytes_of, self._catalog.segments))
         return kept + self._spare_bytes + self.quarantine.bytes_used
 
     def adopt(self, useless: Sequence[Path] = (), unbelievable: Sequence[Path] = ()) -> None:
@@ -139,7 +138,7 @@ class Pool:
             bytes_max = self._lane_bytes_max.get(lane, self.bytes_max)
             since_ns = now_ns - self._age_ns_max.get(lane, now_ns)
             while len(segments := self._catalog.segments[lane]) > 1:
-                if sum(segment.size for segment in segments) > bytes_max:
+                if self._catalog.bytes_of(lane) > bytes_max:
                     self._delete(segments[0], self.segment_bytes, "lane")
                 elif self._catalog.span_ns(segments[0])[1] < since_ns:
                     self._delete(segments[0], self.segment_bytes, "age")

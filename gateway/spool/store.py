@@ -504,11 +504,11 @@ class Store:
         for lane, segments in self.catalog.segments.items():
             stats = self.stats.lanes[lane]
             stats.segments = len(segments)
-            stats.bytes_used = sum(segment.size for segment in segments)
+            stats.bytes_used = self.catalog.bytes_of(lane)
             stats.samples = self.samples_end(lane) - self.samples_begin(lane)
             if segments:
                 oldest, newest = segments[0], segments[-1]
                 stats.sequence_first = oldest.first_sequence
                 stats.sequence_last = newest.summary.sequence_end - 1
                 stats.oldest_ns = time_or_zero(self.catalog.span_ns(oldest)[0])
-                stats.newest_ns = time_or_zero(max(self.catalog.span_ns(s)[1] for s in segments))
+                stats.newest_ns = time_or_zero(self.catalog.newest_ns(lane))

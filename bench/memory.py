@@ -23,16 +23,14 @@ import numpy as np
 import psutil
 
 from gateway.clock import ManualClock
-from gateway.frame import Arrival, Frame, IdArray, Lane
+from gateway.frame import Arrival, Frame, Lane
 from gateway.inference.config import ModelSettings
 from gateway.inference.engine import Engine
 from gateway.spool.config import SpoolSettings
 from gateway.spool.log import Spool
 from gateway.stages.config import AggregateSettings
-from gateway.tag import Tag, TagTable
 from gateway.turns import Turns
-from simulators.registers import PUMP_TAGS
-from simulators.training import FEATURES, healthy
+from simulators.training import FEATURES, healthy, pump_table
 
 __all__ = ["live", "slope_mb_a_day"]
 
@@ -45,7 +43,7 @@ MB = 1e6
 
 async def live(folder: Path, hours: int, pumps: int = 10, spool_bytes: int = 64 << 20) -> list[int]:
     """Resident bytes after each simulated hour."""
-    table, ids = _tags(pumps)
+    table, ids = pump_table(pumps)
     clock, process, resident = ManualClock(), psutil.Process(), []
     aggregates = [AggregateSettings(every=10), AggregateSettings(every=HOUR_S)]
     settings = SpoolSettings(
@@ -66,7 +64,7 @@ async def live(folder: Path, hours: int, pumps: int = 10, spool_bytes: int = 64 
                 for second, row in enumerate(values):
                     clock.advance(1.0)
                     now_ns = clock.utc_ns()
-                    arrival = Arrival(Frame.of(now_ns - 10**8, ids, row))
+                    arrival = Arrival(Frame.of(now_ns - 10**8, ids.ravel(), row))
                     durable = spool.append(turns.turn([arrival], now_ns))
                     if second % DRAIN_S == 0:
                         await durable
@@ -81,26 +79,6 @@ def slope_mb_a_day(resident: Sequence[int]) -> float:
     """By least squares, over the second half."""
     later = np.array(resident[len(resident) // 2 :]) / MB
     return float(np.polyfit(np.arange(len(later)) / 24, later, 1)[0])
-
-
-def _tags(pumps: int) -> tuple[TagTable, IdArray]:
-    table = TagTable()
-    units = {tag.tag: tag.eng_unit for tag in PUMP_TAGS}
-    ids = [
-        table.add(
-            Tag(
-                name=f"pump-{pump}.{name}",
-                asset=f"pump-{pump}",
-                asset_class="pump",
-                field=name,
-                measurement="pump",
-                eng_unit=units[name],
-            )
-        )
-        for pump in range(pumps)
-        for name in FEATURES
-    ]
-    return table, np.array(ids, np.int32)
 
 
 def main() -> None:

@@ -9,9 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
+from gateway.frame import IdArray
+from gateway.tag import Tag, TagTable
 from simulators.climate import BAY_FAULTS, BAY_TAGS, Bays
 from simulators.faults import Fault, FloatArray
 from simulators.physics import FEATURES, PUMP_FAULTS, Pumps
+from simulators.registers import PUMP_TAGS
 
 __all__ = [
     "BAY_FAULTS",
@@ -23,6 +26,7 @@ __all__ = [
     "STEP_S",
     "bays",
     "healthy",
+    "pump_table",
     "record",
     "with_fault",
     "write_recording",
@@ -127,3 +131,24 @@ def write_recording(
         file.write(",".join(["time", *names]) + "\n")
         for i, row in enumerate(np.concatenate(list(assets.values()), axis=1)):
             file.write(f"{start_s + i * step_s:.0f},{','.join(f'{v:.6g}' for v in row)}\n")
+
+
+def pump_table(pumps: int) -> tuple[TagTable, IdArray]:
+    """The tags of some pumps, `pump-0.speed` and so on, and their ids (pump, feature)."""
+    table = TagTable()
+    units = {tag.tag: tag.eng_unit for tag in PUMP_TAGS}
+    ids = [
+        table.add(
+            Tag(
+                name=f"pump-{pump}.{name}",
+                asset=f"pump-{pump}",
+                asset_class="pump",
+                field=name,
+                measurement="pump",
+                eng_unit=units[name],
+            )
+        )
+        for pump in range(pumps)
+        for name in FEATURES
+    ]
+    return table, np.array(ids, np.int32).reshape(pumps, len(FEATURES))

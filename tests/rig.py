@@ -19,7 +19,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Process", "free_port", "get_json", "sluicegate", "wait_until"]
+import pytest
+
+__all__ = ["Process", "free_port", "get_json", "mounted", "sluicegate", "wait_until"]
 
 ROOT = Path(__file__).parents[1]
 SLUICEGATE = [sys.executable, "-m", "gateway.cli.main"]
@@ -116,3 +118,17 @@ def sluicegate(
     finally:
         if process.process.poll() is None:
             process.kill()
+
+
+@contextlib.contextmanager
+def mounted(what: Path | str, folder: Path, *options: str) -> Iterator[Path]:
+    """A file system of its own in a folder; a test is skipped where none can be mounted."""
+    folder.mkdir(exist_ok=True)
+    mount = ["mount", *options, what, folder]
+    done = subprocess.run(mount, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"file systems cannot be mounted here: {done.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", folder], check=True)

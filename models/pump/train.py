@@ -26,9 +26,8 @@ from gateway.inference.events import AnomalyEvent, SensorEvent
 from gateway.inference.fit import FitSettings, Fitted, Recording, fit
 from gateway.inference.fit.bundling import Facts, healthy_facts, write_bundle
 from gateway.inference.records import Records
-from gateway.tag import Tag, TagTable
 from simulators.registers import PUMP_TAGS
-from simulators.training import FEATURES, healthy, with_fault
+from simulators.training import FEATURES, healthy, pump_table, with_fault
 
 HERE = Path(__file__).parent
 VERSION = "2.0.0"
@@ -102,21 +101,8 @@ class Watched:
 
 def watch(bundle: Path, samples: Samples, *, lost: float = 0.0) -> Watched:
     """The gateway's engine on pumps at 1 Hz; a share of the scans is lost, pump by pump."""
-    table = TagTable()
     seconds, pumps, _ = samples.shape
-    for pump in range(pumps):
-        for name in FEATURES:
-            table.add(
-                Tag(
-                    name=f"pump-{pump}.{name}",
-                    asset=f"pump-{pump}",
-                    asset_class="pump",
-                    field=name,
-                    measurement="pump",
-                    eng_unit=UNITS[name],
-                )
-            )
-    ids = np.arange(pumps * len(FEATURES), dtype=np.int32).reshape(pumps, len(FEATURES))
+    table, ids = pump_table(pumps)
     came = np.random.default_rng(1).random((seconds, pumps)) >= lost
     records = Records(table)
     anomalies: dict[tuple[str, int], AnomalyEvent] = {}

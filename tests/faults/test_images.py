@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
 import select
@@ -10,13 +9,12 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.faults.processes import check, last_durable, start_worker
-from tests.rig import wait_until
+from tests.rig import mounted, wait_until
 
 IMAGES = int(os.environ.get("SLUICEGATE_IMAGES", "6"))
 IMAGE_BYTES = 24 * 2**20
@@ -33,19 +31,6 @@ def make_image(image: Path) -> None:
     with image.open("wb") as file:
         file.truncate(IMAGE_BYTES)
     subprocess.run(["mkfs.ext4", "-q", "-F", image], check=True)
-
-
-@contextlib.contextmanager
-def mounted(image: Path, folder: Path, options: str = "loop") -> Iterator[Path]:
-    folder.mkdir(exist_ok=True)
-    mount = ["mount", "-o", options, image, folder]
-    done = subprocess.run(mount, capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip(f"this machine has no loop devices: {done.stderr.strip()}")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", folder], check=True)
 
 
 class Worker:
@@ -84,7 +69,7 @@ def test_whenever_the_power_is_cut_what_was_acknowledged_is_on_the_next_boot(
     image, last, acknowledged = tmp_path / "disk.img", -1, 0
     make_image(image)
     for boot in range(IMAGES):
-        with mounted(image, tmp_path / "disk") as disk:
+        with mounted(image, tmp_path / "disk", "-o", "loop") as disk:
             worker = Worker(disk / "spool", last + 1)
             try:
                 wait_until(lambda worker=worker: worker.has_said("durable "))
@@ -98,7 +83,7 @@ def test_whenever_the_power_is_cut_what_was_acknowledged_is_on_the_next_boot(
                 worker.kill()
         image.unlink()
         image = cut
-        with mounted(image, tmp_path / "disk") as disk:
+        with mounted(image, tmp_path / "disk", "-o", "loop") as disk:
             acknowledged += durable - last
             last = check(disk / "spool", durable, BYTES_MAX)
             files = [path.name for path in (disk / "spool").iterdir()]
@@ -111,7 +96,7 @@ def test_a_file_system_that_turns_read_only_costs_nothing_that_was_acknowledged(
 ) -> None:
     image = tmp_path / "disk.img"
     make_image(image)
-    with mounted(image, tmp_path / "disk", "loop,errors=remount-ro") as disk:
+    with mounted(image, tmp_path / "disk", "-o", "loop,errors=remount-ro") as disk:
         mounts = Path("/proc/self/mounts").read_text().splitlines()
         device = next(line.split()[0] for line in mounts if line.split()[1] == str(disk))
         trigger = Path("/sys/fs/ext4") / Path(device).name / "trigger_fs_error"
@@ -130,5 +115,5 @@ def test_a_file_system_that_turns_read_only_costs_nothing_that_was_acknowledged(
         finally:
             worker.kill()
     subprocess.run(["e2fsck", "-p", "-f", image], check=False, capture_output=True)
-    with mounted(image, tmp_path / "disk") as disk:
+    with mounted(image, tmp_path / "disk", "-o", "loop") as disk:
         check(disk / "spool", durable, BYTES_MAX)

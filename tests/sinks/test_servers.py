@@ -10,9 +10,8 @@ import asyncio
 import math
 import os
 import random
-import subprocess
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -26,7 +25,7 @@ from gateway.sinks.deadletters import DeadLetters
 from gateway.sinks.influxdb import InfluxSink, build
 from gateway.sinks.lineprotocol import LineEncoder
 from gateway.tag import DataType, Tag, TagTable
-from tests.rig import wait_until
+from tests.rig import mounted, wait_until
 from tests.samples import make_frame, make_tag
 from tests.servers import Influx1, Victoria, running
 from tests.sinks.fake_reader import FakeReader
@@ -122,10 +121,8 @@ async def test_influxdb_1_finds_every_point_that_is_not_refused(tmp_path: Path, 
             assert row.get("said") == (None if "\n" in str(said) else said), tag
 
 
-async def deliver_through_restarts(
-    server: Influx1 | Victoria, end: Callable[[], None], sink: InfluxSink, folder: Path
-) -> None:
-    """Deliver 60 batches of 50 points; the server goes down three times meanwhile."""
+def sixty_batches(sink: InfluxSink, folder: Path) -> tuple[delivery.Delivery, FakeReader]:
+    """What delivers 60 batches of 50 points of one tag, and what it reads them from."""
     table = sink._table
     table.add(make_tag("p1.flow"))
     frames = [
@@ -133,7 +130,6 @@ async def deliver_through_restarts(
         for batch in range(60)
     ]
     reader = FakeReader(frames)
-    stops = [reader.stop_at(batches) for batches in (10, 25, 40)]
     made = delivery.Delivery(
         sink=sink,
         reader=reader,
@@ -142,6 +138,15 @@ async def deliver_through_restarts(
         link=delivery.Link(dead_letters=DeadLetters(folder / "db.jsonl")),
         table=table,
     )
+    return made, reader
+
+
+async def deliver_through_restarts(
+    server: Influx1 | Victoria, end: Callable[[], None], sink: InfluxSink, folder: Path
+) -> None:
+    """Deliver 60 batches of 50 points; the server goes down three times meanwhile."""
+    made, reader = sixty_batches(sink, folder)
+    stops = [reader.stop_at(batches) for batches in (10, 25, 40)]
     async with asyncio.timeout(60), sink.session(), asyncio.TaskGroup() as tasks:
         delivering = tasks.create_task(made.run())
         for has_come, may_go_on in stops:
@@ -185,40 +190,16 @@ async def test_victoriametrics_restarted_three_times_has_everything_once(
         assert sum(series["values"]) == 60 * sum(range(50))
 
 
-@contextmanager
-def small_disk(folder: Path, mib: int) -> Iterator[Path]:
-    """A file system of so much memory."""
-    folder.mkdir()
-    options = ["mount", "-t", "tmpfs", "-o", f"size={mib}m", "tmpfs", str(folder)]
-    done = subprocess.run(options, capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip(f"file systems cannot be mounted here: {done.stderr.strip()}")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "-l", folder], check=True)
+def memory_disk(folder: Path, mib: int) -> AbstractContextManager[Path]:
+    return mounted("tmpfs", folder / "disk", "-t", "tmpfs", "-o", f"size={mib}m")
 
 
 async def deliver_past_a_full_disk(
     disk: Path, leave_free: int, make_room: Callable[[], None], sink: InfluxSink, folder: Path
 ) -> None:
     """Deliver 60 batches; after twenty the server's disk is full, until it has refused a while."""
-    table = sink._table
-    table.add(make_tag("p1.flow"))
-    frames = [
-        make_frame([(float(T_S + 50 * batch + t), 0, float(t)) for t in range(50)])
-        for batch in range(60)
-    ]
-    reader = FakeReader(frames)
+    made, reader = sixty_batches(sink, folder)
     has_come, may_go_on = reader.stop_at(20)
-    made = delivery.Delivery(
-        sink=sink,
-        reader=reader,
-        settings=SimpleNamespace(samples_max=20_000, retry_max=0.2),
-        clock=ManualClock(),
-        link=delivery.Link(dead_letters=DeadLetters(folder / "db.jsonl")),
-        table=table,
-    )
     filler = disk / "filler"
     async with asyncio.timeout(60), sink.session(), asyncio.TaskGroup() as tasks:
         delivering = tasks.create_task(made.run())
@@ -242,7 +223,7 @@ async def deliver_past_a_full_disk(
 async def test_influxdb_1_whose_disk_was_full_has_everything_once(
     tmp_path: Path, table: TagTable
 ) -> None:
-    with small_disk(tmp_path / "disk", 32) as disk, running(Influx1(disk)) as server:
+    with memory_disk(tmp_path, 32) as disk, running(Influx1(disk)) as server:
         server.query("CREATE DATABASE plant")
         settings = Influx1Settings.model_validate(
             {"type": "influxdb1", "name": "db", "url": server.url, "database": "plant"}
@@ -262,7 +243,7 @@ async def test_influxdb_1_whose_disk_was_full_has_everything_once(
 async def test_victoriametrics_whose_disk_was_full_has_everything_once(
     tmp_path: Path, table: TagTable
 ) -> None:
-    with small_disk(tmp_path / "disk", 64) as disk, running(Victoria(disk)) as server:
+    with memory_disk(tmp_path, 64) as disk, running(Victoria(disk)) as server:
         settings = Influx2Settings.model_validate(
             {"type": "influxdb2", "name": "db", "url": server.url, "bucket": "b"}
         )

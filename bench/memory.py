@@ -87,7 +87,7 @@ def main() -> None:
     parser.add_argument("--pumps", type=int, default=10)
     parser.add_argument("--spool-mib", type=int, default=64)
     options = parser.parse_args()
-    hours = round(24 * options.days)
+    hours = max(4, round(24 * options.days))  # fewer have no slope
     began_s = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         live_ = live(Path(folder), hours, options.pumps, options.spool_mib << 20)

@@ -17,6 +17,7 @@ import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,11 @@ __all__ = ["ChildRunner", "Limits"]
 
 # Python, numpy and ONNX Runtime from a cold card on a small board.
 START_S_MAX = 30.0
+# A child that has to wait for a core, or for the disk, is no worse for it; but nobody waits longer
+# than so many times what it may work.
+WAIT_TIMES_MAX = 10
+_TICKS_S = os.sysconf("SC_CLK_TCK")
+
 # ONNX Runtime keeps some memory with each shape it has seen; this much more than at the first run
 # is not that.
 GROWTH_BYTES_MAX = 64 * 2**20
@@ -56,7 +62,7 @@ class ChildRunner:
         self._child: _Child | None = None
         self._rss_first = 0
         self.rss_bytes = 0  # after the newest run
-        self.ms = 0.0  # of the newest run, as the child measured it
+        self.ms = 0.0  # that the newest run worked, as the child measured it
         self.starts_total = 0
         self.windows: Float32Array = np.zeros((0, 0, 0), np.float32)
         self._child = self._start()
@@ -81,7 +87,7 @@ class ChildRunner:
         rows, _, features = self.windows.shape
         try:
             said, content = self._child.ask(
-                {}, memoryview(self.windows.tobytes()), time.monotonic() + self._limits.run_s
+                {}, memoryview(self.windows.tobytes()), self._limits.run_s
             )
         except ModelFailed:
             self.close()
@@ -148,7 +154,7 @@ class _Child:
         os.set_blocking(self._answers.fileno(), False)
         os.set_blocking(self._orders.fileno(), False)
         try:
-            self.answer, _ = self.ask(order, memoryview(model), time.monotonic() + START_S_MAX)
+            self.answer, _ = self.ask(order, memoryview(model), START_S_MAX)
         except ModelFailed:
             self.end()
             raise
@@ -157,16 +163,20 @@ class _Child:
             raise ModelFailed(str(self.answer["error"])[:200])
 
     def ask(
-        self, said: dict[str, Any], content: memoryview, deadline_s: float
+        self, said: dict[str, Any], content: memoryview, work_s: float
     ) -> tuple[dict[str, Any], bytes]:
-        """Send an order and wait for its answer; after a ModelFailed the child is of no use."""
+        """Send an order and wait for its answer; after a ModelFailed the child is of no use.
+
+        It may work for `work_s`, and may take longer where it has to wait.
+        """
+        allowance = _Allowance(self._process.pid, work_s)
         try:
-            write_message(_Deadlined(self._orders.fileno(), deadline_s), said, content)
-            lengths = self._read(LENGTHS.size, deadline_s)
+            write_message(_Allowed(self._orders.fileno(), allowance), said, content)
+            lengths = self._read(LENGTHS.size, allowance)
             head, rest = LENGTHS.unpack(lengths)
             if head + rest > ANSWER_BYTES_MAX:
                 raise ModelFailed("the child's answer is too long")
-            return json.loads(self._read(head, deadline_s)), self._read(rest, deadline_s)
+            return json.loads(self._read(head, allowance)), self._read(rest, allowance)
         except TimeoutError as error:
             raise ModelFailed("it took longer than it may, and was killed") from error
         except (OSError, ValueError) as error:
@@ -182,10 +192,10 @@ class _Child:
                 stream.close()
         self._process.wait()
 
-    def _read(self, length: int, deadline_s: float) -> bytes:
+    def _read(self, length: int, allowance: _Allowance) -> bytes:
         parts = bytearray()
         while len(parts) < length:
-            _wait(self._answers.fileno(), deadline_s, select.POLLIN)
+            allowance.wait(self._answers.fileno(), select.POLLIN)
             part = os.read(self._answers.fileno(), min(length - len(parts), 2**20))
             if not part:
                 self._process.wait(1)
@@ -194,27 +204,49 @@ class _Child:
         return bytes(parts)
 
 
-class _Deadlined:
-    """A pipe to write to, with a deadline."""
+class _Allowance:
+    """For how long a process may work, and be waited for."""
 
-    def __init__(self, fd: int, deadline_s: float) -> None:
+    def __init__(self, pid: int, work_s: float) -> None:
+        self._pid = pid
+        self._work_s = work_s
+        self._worked_before_s = _worked_s(pid)
+        now_s = time.monotonic()
+        self._look_s, self._end_s = now_s + work_s, now_s + WAIT_TIMES_MAX * work_s
+
+    def wait(self, fd: int, what: int) -> None:
+        """Until it can be read or written; TimeoutError when the process has had its time."""
+        poll = select.poll()
+        poll.register(fd, what)
+        while not poll.poll(max(0.0, self._look_s - time.monotonic()) * 1000):
+            now_s = time.monotonic()
+            left_s = self._work_s - (_worked_s(self._pid) - self._worked_before_s)
+            if left_s <= 0 or now_s >= self._end_s:
+                raise TimeoutError
+            self._look_s = min(now_s + left_s, self._end_s)
+
+
+def _worked_s(pid: int) -> float:
+    """CPU time of a process, to a hundredth of a second (proc(5): utime and stime)."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:  # it has ended; whoever waits for it hears of that
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / _TICKS_S
+
+
+class _Allowed:
+    """A pipe to write to, as long as that is allowed."""
+
+    def __init__(self, fd: int, allowance: _Allowance) -> None:
         self._fd = fd
-        self._deadline_s = deadline_s
+        self._allowance = allowance
 
     def write(self, content: bytes | memoryview) -> None:
         rest = memoryview(content)
         while rest:
-            _wait(self._fd, self._deadline_s, select.POLLOUT)
+            self._allowance.wait(self._fd, select.POLLOUT)
             rest = rest[os.write(self._fd, rest[: 2**16]) :]
 
     def flush(self) -> None:
         """Nothing is held back."""
-
-
-def _wait(fd: int, deadline_s: float, what: int) -> None:
-    """Until it can be read or written; TimeoutError at the deadline."""
-    poll = select.poll()
-    poll.register(fd, what)
-    left_s = deadline_s - time.monotonic()
-    if left_s <= 0 or not poll.poll(left_s * 1000):
-        raise TimeoutError

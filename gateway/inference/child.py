@@ -128,9 +128,9 @@ def _serve(orders: BinaryIO, answers: BinaryIO) -> None:
             if len(runner.windows) < len(windows):
                 runner.reserve(len(windows), window, features)
             runner.windows[: len(windows)] = windows
-            began_s = time.perf_counter()
+            began_s = time.thread_time()
             scores, contributions = runner.run()
-            ms = (time.perf_counter() - began_s) * 1000
+            ms = (time.thread_time() - began_s) * 1000
         except (ModelFailed, MemoryError) as error:
             write_message(answers, {"error": str(error) or "out of memory"})
             continue

@@ -58,7 +58,7 @@ class ModelSettings(Settings):
         " of ai.onnx.ml and is not signed by a trusted key",
     )
     run_max: Seconds = Field(
-        default=1.0, gt=0, le=60, description="a run that takes longer fails; three make an end"
+        default=1.0, gt=0, le=60, description="a run that works for longer fails; three make an end"
     )
     memory_max: Bytes = Field(
         default=256 * 2**20,

@@ -24,6 +24,7 @@ from gateway.errors import ModelFailed, SluicegateError
 from gateway.frame import BoolArray, ByteArray, FloatArray, Frame, IdArray
 from gateway.inference import ModelStats
 from gateway.inference.alarms import Alarms
+from gateway.inference.aside import ChildRunner
 from gateway.inference.bundle import Bundle
 from gateway.inference.config import ModelSettings
 from gateway.inference.drift import BLOCK_NS, Drift, DriftRule
@@ -89,7 +90,7 @@ class Run:
     """One run of a model over the windows that were gathered for it: a job for any thread."""
 
     def __init__(self, bundle: Bundle, ms_max: float) -> None:
-        """A run of more than `ms_max` counts as failed, though it came to an end."""
+        """A run that works for more than `ms_max` counts as failed, though it came to an end."""
         self.runner = bundle.runner
         self.contributions: Float32Array | None = None
         self.scores: Float32Array | None = None  # None: it failed
@@ -103,7 +104,7 @@ class Run:
         return self.runner.is_aside or self.ms > RUN_ON_LOOP_MS_MAX
 
     def do(self) -> None:
-        began_s = time.perf_counter()
+        began_s, worked_s = time.perf_counter(), time.thread_time()
         try:
             self.scores, self.contributions = self.runner.run()
             self.error = ""
@@ -111,9 +112,12 @@ class Run:
             self.scores, self.contributions = None, None
             self.error = str(error)
         self.ms = (time.perf_counter() - began_s) * 1000
-        if self.ms > self._ms_max and not self.error:
+        # On a busy board any model has to wait for a core; that is no fault of it.
+        here_ms = (time.thread_time() - worked_s) * 1000
+        worked_ms = self.runner.ms if isinstance(self.runner, ChildRunner) else here_ms
+        if worked_ms > self._ms_max and not self.error:
             self.scores, self.contributions = None, None
-            self.error = f"it took {self.ms:.0f} ms; {self._ms_max:.0f} are allowed"
+            self.error = f"it took {worked_ms:.0f} ms; {self._ms_max:.0f} are allowed"
 
 
 class Save:

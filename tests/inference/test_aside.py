@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -100,6 +101,35 @@ def test_a_run_that_takes_too_long_is_killed_and_the_next_starts_anew(tmp_path: 
     child.close()
 
 
+def test_a_child_that_gets_no_core_is_waited_for(folder: Path) -> None:
+    """On a busy board any model is late, and three of them would be its end."""
+    child = child_of(folder, run_s=0.1)
+    child.reserve(1, WINDOW, len(FIELDS))
+    child.run()
+    assert child._child is not None
+    pid = child._child._process.pid
+    os.kill(pid, signal.SIGSTOP)
+    goes_on = threading.Timer(0.5, os.kill, (pid, signal.SIGCONT))
+    goes_on.start()
+    assert child.run()[0][0] == 0
+    assert child.ms < 100
+    goes_on.join()
+    child.close()
+
+
+def test_a_child_that_never_answers_is_not_waited_for_for_ever(folder: Path) -> None:
+    child = child_of(folder, run_s=0.05)
+    child.reserve(1, WINDOW, len(FIELDS))
+    child.run()
+    assert child._child is not None
+    os.kill(child._child._process.pid, signal.SIGSTOP)
+    began_s = time.monotonic()
+    with pytest.raises(ModelFailed, match="killed"):
+        child.run()
+    assert 0.5 <= time.monotonic() - began_s < 5
+    child.close()
+
+
 def test_a_child_that_is_killed_is_started_again(folder: Path) -> None:
     child = child_of(folder)
     child.reserve(1, WINDOW, len(FIELDS))
@@ -169,9 +199,13 @@ def test_a_heavy_model_stays_in_its_child(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_a_model_that_fails_three_times_is_quarantined_and_the_others_go_on(
-    tmp_path: Path, folder: Path
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A run that needs more time than it may have, once real windows come."""
+
+    def too_late(*_: object) -> None:
+        raise TimeoutError
+
     table = TagTable()
     ids = np.array([table.add(make_tag(f"p.{field}")) for field in FIELDS], np.int32)
     models = [
@@ -181,7 +215,7 @@ def test_a_model_that_fails_three_times_is_quarantined_and_the_others_go_on(
     with Engine(models, table, Path(), directory=tmp_path / "state") as engine:
         runner = engine.served("bad").active.bundle.runner
         assert isinstance(runner, ChildRunner)
-        runner._limits = Limits(run_s=0.0)
+        monkeypatch.setattr("gateway.inference.aside._Allowance.wait", too_late)
         made = [
             engine.apply(Frame.of(t * SECOND, ids, np.ones(2)), t * SECOND)
             for t in range(1000, 1020)

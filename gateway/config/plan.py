@@ -296,7 +296,7 @@ def _learned_of(config: Config, source: ModbusSettings) -> Learned:
     return load_learned(path, config.register_maps[source.name])
 
 
-_ANSWER_WORDS = "answers within {:.0f} ms, as measured (answer_time goes before it)"
+_ANSWER_WORDS = "answers within {} ms, as measured (answer_time goes before it)"
 _GAP_WORDS = {
     "quicker": "is read over, because that is quicker (gap_max = 8 forbids it)",
     "slower": "is not read over: two requests are quicker",
@@ -313,7 +313,9 @@ def _in_words(learned: Learned, rows: Sequence[RegisterRow]) -> Iterator[str]:
         at = ", ".join(map(str, sorted(addresses)))
         yield f"unit {unit_id}, function {function}: no request reads across {at}"
     for unit_id, answer_s in sorted(learned.answer_s.items()):
-        yield f"unit {unit_id} " + _ANSWER_WORDS.format(1000 * answer_s)
+        answer_ms = 1000 * answer_s
+        shown = f"{answer_ms:.0f}" if answer_ms >= 10 else f"{answer_ms:.1f}"
+        yield f"unit {unit_id} " + _ANSWER_WORDS.format(shown)
     for (unit_id, function), spans in sorted(learned.gaps.items()):
         for (first, end), verdict in sorted(spans.items()):
             unused = f"{first}-{end - 1}" if end - first > 1 else f"{first}"

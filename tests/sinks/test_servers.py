@@ -20,11 +20,14 @@ import pytest
 from gateway.clock import ManualClock
 from gateway.frame import Frame
 from gateway.sinks import delivery
-from gateway.sinks.config import Influx1Settings, Influx2Settings
+from gateway.sinks.config import Influx1Settings, Influx2Settings, PrometheusSettings
 from gateway.sinks.deadletters import DeadLetters
 from gateway.sinks.influxdb import InfluxSink, build
 from gateway.sinks.lineprotocol import LineEncoder
+from gateway.sinks.prometheus import PrometheusSink
+from gateway.sinks.prometheus import build as build_prometheus
 from gateway.tag import DataType, Tag, TagTable
+from simulators.proxy import FaultProxy, fault_proxy
 from tests.rig import mounted, wait_until
 from tests.samples import make_frame, make_tag
 from tests.servers import Influx1, Victoria, running
@@ -121,9 +124,12 @@ async def test_influxdb_1_finds_every_point_that_is_not_refused(tmp_path: Path, 
             assert row.get("said") == (None if "\n" in str(said) else said), tag
 
 
-def sixty_batches(sink: InfluxSink, folder: Path) -> tuple[delivery.Delivery, FakeReader]:
+def sixty_batches(
+    sink: InfluxSink | PrometheusSink, folder: Path
+) -> tuple[delivery.Delivery, FakeReader]:
     """What delivers 60 batches of 50 points of one tag, and what it reads them from."""
     table = sink._table
+    assert isinstance(table, TagTable)
     table.add(make_tag("p1.flow"))
     frames = [
         make_frame([(float(T_S + 50 * batch + t), 0, float(t)) for t in range(50)])
@@ -252,3 +258,85 @@ async def test_victoriametrics_whose_disk_was_full_has_everything_once(
         (series,) = server.export('{__name__="pump_flow"}')
         assert len(series["values"]) == len(set(series["timestamps"])) == 3000
         assert sum(series["values"]) == 60 * sum(range(50))
+
+
+async def deliver_over_a_bad_link(
+    proxy: FaultProxy, sink: InfluxSink | PrometheusSink, folder: Path
+) -> None:
+    """Deliver 60 batches while the way to the server is cut, stalled, slow and away, in turn."""
+    made, reader = sixty_batches(sink, folder)
+    rng = random.Random(5)
+    faults: list[Callable[[], object]] = [
+        lambda: proxy.cut_after(rng.randrange(1, 400), "to_server"),  # within a request
+        lambda: proxy.cut_after(rng.randrange(0, 40), "to_client"),  # stored, and nobody says so
+        proxy.cut,
+        lambda: proxy.stall("to_client"),
+        lambda: proxy.dribble(0.05, "to_client"),
+        lambda: proxy.delay(0.2),
+    ]
+    stops = [reader.stop_at(batches) for batches in range(5, 55, 4)]
+    async with asyncio.timeout(100), sink.session(), asyncio.TaskGroup() as tasks:
+        delivering = tasks.create_task(made.run())
+        for number, (has_come, may_go_on) in enumerate(stops):
+            await has_come.wait()
+            faults[number % len(faults)]()
+            may_go_on.set()
+            await asyncio.sleep(0.4)
+            proxy.heal()
+        await reader.done.wait()
+        delivering.cancel()
+    assert sink.stats.dead_letters_total == 0
+    assert sink.stats.samples_total == 3000
+    assert sink.stats.retries_total >= 4
+
+
+async def test_influxdb_1_behind_a_bad_link_has_everything_once(
+    tmp_path: Path, table: TagTable
+) -> None:
+    with running(Influx1(tmp_path / "influx")) as server:
+        server.query("CREATE DATABASE plant")
+        async with fault_proxy("127.0.0.1", server.port, seed=1) as proxy:
+            settings = Influx1Settings.model_validate(
+                {"type": "influxdb1", "name": "db", "url": f"http://127.0.0.1:{proxy.port}",
+                 "database": "plant", "timeout": 0.3}
+            )  # fmt: skip
+            await deliver_over_a_bad_link(proxy, build(settings, table), tmp_path)
+        (series,) = server.query("SELECT count(flow), sum(flow) FROM pump", "plant")
+        assert series["values"][0][1:] == [3000, 60 * sum(range(50))]
+
+
+async def test_victoriametrics_behind_a_bad_link_has_everything(
+    tmp_path: Path, table: TagTable
+) -> None:
+    """It takes a line that was torn for whole, so there may be more; docs/configuration.md."""
+    with running(Victoria(tmp_path / "vm")) as server:
+        async with fault_proxy("127.0.0.1", server.port, seed=2) as proxy:
+            settings = Influx2Settings.model_validate(
+                {"type": "influxdb2", "name": "db", "url": f"http://127.0.0.1:{proxy.port}",
+                 "bucket": "b", "timeout": 0.3}
+            )  # fmt: skip
+            await deliver_over_a_bad_link(proxy, build(settings, table), tmp_path)
+        found = values_of(server)
+        meant = {(T_S + second) * 1000: float(second % 50) for second in range(3000)}
+        assert {t_ms: found.get(t_ms) for t_ms in meant} == meant
+
+
+async def test_by_remote_write_no_sample_can_be_torn(tmp_path: Path, table: TagTable) -> None:
+    """A compressed block is whole or not there at all."""
+    with running(Victoria(tmp_path / "vm")) as server:
+        async with fault_proxy("127.0.0.1", server.port, seed=3) as proxy:
+            url = f"http://127.0.0.1:{proxy.port}/api/v1/write"
+            settings = PrometheusSettings.model_validate(
+                {"type": "prometheus", "name": "db", "url": url, "timeout": 0.3}
+            )
+            sink = build_prometheus(settings, table)
+            await deliver_over_a_bad_link(proxy, sink, tmp_path)
+        found = values_of(server)
+        assert len(found) == 3000
+        assert sum(found.values()) == 60 * sum(range(50))
+
+
+def values_of(server: Victoria) -> dict[int, float]:
+    """Of the one series, by time in milliseconds; what was sent twice stands twice, alike."""
+    (series,) = server.export('{__name__="pump_flow"}')
+    return dict(zip(series["timestamps"], series["values"], strict=True))

@@ -29,6 +29,8 @@ __all__ = ["BlockReader", "Device"]
 
 # A time-out now and then is no reason to plan anew.
 FAILURES_OVER_MAX = 3
+# A plan of a thousand tags takes a tenth of a second, and its file a write: not for each gap.
+SETTLED_MAX = 16
 # What differs less from what is on disk is not worth a write.
 ANSWER_NEWS_SHARE = 0.2
 
@@ -72,6 +74,7 @@ class Device:
         self.patience = Patience()
         self.peer = Peer(settings.name)
         self._failed_over: dict[Request, int] = {}  # that read over gaps: failures in a row
+        self._settled = 0  # gaps, since the plan was made
         self.plans: tuple[ScanPlan, ...]
         self.readers: dict[str, list[BlockReader]] = {}  # by scan class
         self.adopt(rows, ids)
@@ -82,6 +85,7 @@ class Device:
         self.ids = ids
         self.exponents = new_exponents(rows)
         self.learned = load_learned(self._file, rows)
+        self.readers = {}  # of other rows
         self.replan()
 
     def use(self, settings: ModbusSettings, peer: Peer) -> None:
@@ -104,14 +108,12 @@ class Device:
     def replan(self) -> None:
         """Make the plan anew, with what was learned."""
         self.plans = plan(self.rows, self.settings, self.learned)
-        timed = {reader.block: reader for reader in chain(*self.readers.values())}
+        made = {reader.block: reader for reader in chain(*self.readers.values())}
         self.readers = {
-            each.scan_class: [BlockReader(block, self) for block in each.blocks]
+            each.scan_class: [made.get(block) or BlockReader(block, self) for block in each.blocks]
             for each in self.plans
         }
-        for reader in chain(*self.readers.values()):
-            if reader.block in timed:
-                reader.took(timed[reader.block].least_ns)
+        self._settled = 0
         self.brackets = {
             name: bracket
             for name, readers in self.readers.items()
@@ -123,10 +125,14 @@ class Device:
         readers = self.readers.values() if learns else ()
         self.gaps = GapSearch(readers, self.rows, self.settings, self.learned)
 
-    def settle(self, gap: Gap, verdict: Verdict) -> None:
-        """Read over a gap from now on, or not; not during a scan."""
-        self.learned.gaps[gap.place][gap.span] = verdict
+    def settle(self, gap: Gap, verdict: Verdict) -> bool:
+        """Something is known of a gap; whether the plan is another for that. Not during a scan."""
+        self.gaps.settle(gap, verdict)
+        self._settled += 1
+        if self.gaps.is_open and self._settled < SETTLED_MAX:
+            return False
         self.replan()
+        return True
 
     def measure(self) -> bool:
         """Note what the units took to answer since the last plan; whether that is news."""

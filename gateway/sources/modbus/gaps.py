@@ -10,7 +10,7 @@ The smallest gap of a unit id is tried first, and where one is not worth it no l
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -89,24 +89,24 @@ class GapSearch:
         learned: Learned,
     ) -> None:
         """`classes` are the blocks of each scan class."""
-        self._open: list[Gap] = []
-        cuts = cuts_of(rows, settings, learned)
-        places: defaultdict[Place, list[Timed]] = defaultdict(list)
+        cuts = {place: sorted(found) for place, found in cuts_of(rows, settings, learned).items()}
+        found = []
         for blocks in classes:
-            places.clear()
+            places: defaultdict[Place, list[Timed]] = defaultdict(list)
             for each in blocks:
                 request = each.block.request
                 if learned.alone.isdisjoint(each.block.rows):
                     places[request.unit_id, request.function].append(each)
             for place, group in places.items():
                 quantity_max = settings.bits_max if place[1] <= 2 else settings.registers_max
-                self._open += [
+                found += [
                     gap
                     for gap in _between(place, group, quantity_max)
-                    if not is_cut(sorted(cuts[place]), *_ends(gap.request))
-                    and not _is_hopeless(gap, learned)
+                    if not is_cut(cuts.get(place, ()), *_ends(gap.request))
                 ]
-        self._open.sort(key=lambda gap: gap.size)
+        self._learned = learned
+        self._open = sorted(found, key=lambda gap: gap.size)
+        self._leave_out_hopeless()
 
     @property
     def is_open(self) -> bool:
@@ -118,6 +118,28 @@ class GapSearch:
             if min(each.reads for each in gap.apart) >= TRIES and may_ask(gap.request):
                 return gap
         return None
+
+    def settle(self, gap: Gap, verdict: Verdict) -> None:
+        """Something is known of it now."""
+        self._learned.gaps[gap.place][gap.span] = verdict
+        self._leave_out_hopeless()
+
+    def _leave_out_hopeless(self) -> None:
+        """Those that were tried, or of whose unit id a smaller one, or silence, was enough."""
+        silent: Counter[int] = Counter()
+        slower: dict[Place, int] = {}  # the smallest that was
+        for place, spans in self._learned.gaps.items():
+            for (first, end), verdict in spans.items():
+                silent[place[0]] += verdict is Verdict.SILENT
+                if verdict is Verdict.SLOWER:
+                    slower[place] = min(end - first, slower.get(place, end - first))
+        self._open = [
+            gap
+            for gap in self._open
+            if gap.span not in self._learned.gaps.get(gap.place, {})
+            and silent[gap.place[0]] < SILENT_MAX
+            and gap.size < slower.get(gap.place, gap.size + 1)
+        ]
 
 
 def _between(place: Place, group: Sequence[Timed], quantity_max: int) -> Iterable[Gap]:
@@ -132,22 +154,3 @@ def _between(place: Place, group: Sequence[Timed], quantity_max: int) -> Iterabl
 
 def _ends(request: Request) -> Span:
     return request.address, request.address + request.quantity
-
-
-def _is_hopeless(gap: Gap, learned: Learned) -> bool:
-    """Whether this gap, or a smaller one of its unit id, was tried before."""
-    said = [
-        (place, span, verdict)
-        for place, spans in learned.gaps.items()
-        if place[0] == gap.place[0]
-        for span, verdict in spans.items()
-    ]
-    if sum(verdict is Verdict.SILENT for _, _, verdict in said) >= SILENT_MAX:
-        return True
-    return any(
-        (place, span) == (gap.place, gap.span)
-        or (
-            verdict is Verdict.SLOWER and place[1] == gap.place[1] and span[1] - span[0] <= gap.size
-        )
-        for place, span, verdict in said
-    )

@@ -186,8 +186,8 @@ class Scanner:
             *(self._name, unit_id, function, first, end - 1, verdict, gap.apart_ns / 1e6),
             min(gap.took_ns, default=0) / 1e6,
         )
-        device.settle(gap, verdict)
-        await device.remember()
+        if device.settle(gap, verdict):
+            await device.remember()
 
     def begin(self, scan_class: str) -> Scan:
         """A scan of a class, still to be done."""

@@ -31,6 +31,7 @@ PAUSE_S = 0.1
 TIMEOUT_S = 5.0
 # Two servers are seldom closer; a gateway that is as wrong as this is still right for a plot.
 AGREE_NS = 2 * 10**9
+_FRESH = {"Cache-Control": "no-cache"}
 _S = 10**9
 _TEXT_MAX = 512  # of what went wrong, which quotes servers
 
@@ -87,9 +88,11 @@ async def ask(url: str, clock: Clock) -> Bounds:
         async with aiohttp.ClientSession(timeout=timeout) as session:
             for _ in range(QUESTIONS):
                 asked_ns = clock.monotonic_ns()
-                async with session.head(url, allow_redirects=False) as answer:
+                async with session.head(url, headers=_FRESH, allow_redirects=False) as answer:
                     answered_ns = clock.monotonic_ns()
                     date = answer.headers.get("Date", "")
+                    if answer.headers.get("Age"):
+                        raise SluicegateError(f"{url}: a cache answers, with what it once heard")
                 answers.append(bounds_of(date, asked_ns, answered_ns))
                 await asyncio.sleep(PAUSE_S)
     except (aiohttp.ClientError, OSError, ValueError, TimeoutError) as error:

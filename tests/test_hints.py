@@ -19,7 +19,7 @@ from gateway.errors import SluicegateError
 from gateway.hints import Bounds, Servers, agreed, ask, bounds_of, narrowed
 
 S = 10**9
-Start: TypeAlias = Callable[[int], Awaitable[str]]
+Start: TypeAlias = Callable[..., Awaitable[str]]
 
 
 def date_of(utc_ns: int) -> str:
@@ -89,9 +89,9 @@ def test_more_than_half_of_the_servers_must_agree(
 async def server() -> AsyncIterator[Start]:
     """Makes a server whose clock is so many seconds ahead of this machine's."""
 
-    async def start(ahead_s: int) -> str:
+    async def start(ahead_s: int, **headers: str) -> str:
         async def answer(_request: web.Request) -> web.Response:
-            said = {"Date": date_of(time.time_ns() + ahead_s * S)}
+            said = {"Date": date_of(time.time_ns() + ahead_s * S), **headers}
             return web.Response(status=405, headers=said)
 
         application = web.Application()
@@ -113,6 +113,11 @@ async def test_a_server_that_answers_anything_says_the_time(server: Start) -> No
     clock = SystemClock()
     bounds = await ask(await server(0), clock)
     assert abs(bounds.middle - clock.offset_ns) < S // 4
+
+
+async def test_what_a_cache_once_heard_is_not_the_time(server: Start) -> None:
+    with pytest.raises(SluicegateError, match="a cache answers"):
+        await ask(await server(0, Age="40"), SystemClock())
 
 
 async def test_a_clock_nobody_vouches_for_hears_what_the_servers_agree_on(

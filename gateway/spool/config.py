@@ -49,7 +49,7 @@ class SpoolSettings(Settings):
         description="the most a crash can take",
     )
     commit_bytes: Bytes = Field(
-        default=256 * 1024, ge=4096, description="commit at once when this much waits"
+        default=1024 * 1024, ge=4096, description="commit at once when this much waits"
     )
     pending_bytes_max: Bytes = Field(
         default=16 * MiB, ge=MiB, description="waiting for the disk; above it sources are held back"

@@ -258,6 +258,7 @@ def _check_sink(found: Findings, path: KeyPath, sink: Any, base: Path) -> None:
             return
         case "kafka":
             is_encrypted, mend = sink.tls, "Write tls = true."
+            _check_brokers(found, (*path, "brokers"), sink.brokers)
         case _:
             url = _split(sink.url)
             if url is None:
@@ -280,6 +281,13 @@ def _check_sink(found: Findings, path: KeyPath, sink: Any, base: Path) -> None:
         if getattr(sink, key, None) is not None and not (is_encrypted or is_here):
             what = f"the {key} crosses the network unencrypted"
             found.warn((*path, key), what, mend)
+
+
+def _check_brokers(found: Findings, path: KeyPath, brokers: str) -> None:
+    for broker in map(str.strip, brokers.split(",")):
+        if _split(f"kafka://{broker}") is None:
+            what = f"{toml_text(broker)} is no host, or has a port that is none"
+            found.problem(path, what, 'Write brokers = "10.0.0.1:9092".')
 
 
 def _split(text: str) -> SplitResult | None:

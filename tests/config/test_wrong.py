@@ -141,6 +141,9 @@ VALUES = [
     wrong("a URL with a port that is none", ":8086", ":99999", "line 49", "a port that is not one"),
     wrong("a URL with a host that is none", "127.0.0.1:8086", "db..plant:86", "line 49", "no host"),
     wrong("a URL with half an address", "127.0.0.1:8086", "[127.0.0.1:8086", "line 49", "no host"),
+    wrong("a Kafka broker with a port that is none", "[[sink]]",
+          '[[sink]]\nname = "k"\ntype = "kafka"\nbrokers = "a:9, b:99999"\ntopic = "t"\n[[sink]]',
+          "line 49", '"b:99999" is no host', "10.0.0.1:9092"),
     wrong("a listen address without a port", "127.0.0.1:8080", "127.0.0.1", "line 7",
           'listen = "127.0.0.1"', '"127.0.0.1:8080"'),
 ]  # fmt: skip

@@ -177,7 +177,7 @@ class Summary(NamedTuple):
     sequence_end: int  # one more than its last record's
     samples_before: int
     samples_end: int
-    raw_sequence: int  # of its last record
+    raw_sequence: int  # of its last record with frames
     t_ns_min: int
     t_ns_max: int
     now_ns_max: int
@@ -192,7 +192,9 @@ class Summary(NamedTuple):
             sequence_end=record.sequence + 1,
             samples_before=self.samples_before,
             samples_end=record.samples_end,
-            raw_sequence=record.raw_sequence,
+            # A gap or tags that come with frames may have been kept where the frames were not:
+            # only with these is what is derived from that raw record there.
+            raw_sequence=record.raw_sequence if record.kind == FRAMES else self.raw_sequence,
             t_ns_min=min(self.t_ns_min, record.t_ns_min) if has_samples else self.t_ns_min,
             t_ns_max=max(self.t_ns_max, record.t_ns_max) if has_samples else self.t_ns_max,
             now_ns_max=max(self.now_ns_max, record.now_ns_max),

@@ -254,16 +254,15 @@ class World:
             self.put([[turn]])
 
     def forgive(self) -> None:
-        """What is derived from raw samples that were deleted cannot be made again.
+        """What is derived from raw records that were deleted, if of no sample, is not made again.
 
         Within a minute of retention the derived lanes may not have been synced.
         """
-        if self.store.samples_begin(Lane.RAW):
-            oldest = next(iter(self.store.rows_since(Lane.RAW, 0)), None)
-            since_ns = int(oldest.columns.now_ns[0]) if oldest is not None else 0
-            before = [now_ns for now_ns in self.durable if now_ns < since_ns]
-            for lane in (Lane.SCORE, Lane.AGGREGATE):
-                self.forgiven |= self._values(lane, before) - self.read(lane)
+        oldest = next(iter(self.store.rows_since(Lane.RAW, 0)), None)
+        since_ns = int(oldest.columns.now_ns[0]) if oldest is not None else 0
+        before = [now_ns for now_ns in self.durable if now_ns < since_ns]
+        for lane in (Lane.SCORE, Lane.AGGREGATE) if before else ():
+            self.forgiven |= self._values(lane, before) - self.read(lane)
 
     # What is there.
 

@@ -435,3 +435,25 @@ def test_a_cursor_ahead_of_its_lane_stays_moved_back_through_a_second_power_cut(
     assert world.store.samples_end(Lane.RAW) > end + 1
     world.disk.power_cut(world.rng)
     assert world.open().cursors["influx"].place(Lane.RAW) == end
+
+
+def test_a_gap_that_was_kept_without_the_frames_behind_it_does_not_pass_for_them() -> None:
+    """A power cut tears a derived batch behind its first record: what it held is made again."""
+    world = World(
+        random.Random(1),
+        SimulatedDisk(),
+        small_settings(bytes_max=1000 * 8192, lane_bytes_max={"aggregate": 2 * 8192}),
+    )
+    world.open()
+    while not gaps_of(world.store, Lane.AGGREGATE):
+        world.commit(1)
+        world.store.tidy()
+    *_, segment = world.store.catalog.segments[Lane.AGGREGATE]
+    assert segment.contents is not None
+    last = segment.contents.index[-1]
+    applied, begin, end = int(last["raw_sequence"]), int(last["offset"]), segment.summary.end
+    assert world.store.applied(Lane.AGGREGATE) == applied
+    world.store.close()
+    world.disk.content(segment.path)[begin:end] = bytes(end - begin)
+    assert gaps_of(world.open(), Lane.AGGREGATE)  # it stands before the frames it came with
+    assert world.store.applied(Lane.AGGREGATE) < applied

@@ -5,7 +5,8 @@ checked like any other. A number that nobody asked for, a length that lies, a wr
 function closes the connection with all that is on it, and all that came in the same breath. A
 request without an answer is given up by itself as long as others are answered: its number is not
 used again, and what comes late under it is left out. Where nothing at all was heard since it was
-sent, the connection is dead and closed.
+sent, the connection is dead and closed. An answer that came in pieces may have been filled up from
+another one; that shows by what follows it, and so for a moment it is waited for.
 
 What no client can tell is a device that answers under the number of another request that is under
 way: hence one at a time, unless a device is known to do it right.
@@ -36,6 +37,8 @@ T = TypeVar("T")
 # Requests without an answer, times the requests that may be on the connection: then it is given up.
 GIVEN_UP_MAX = 4
 _HEAD_BYTES = 6
+# What a device sends in pieces it sends on within this; an answer is in one piece nearly always.
+PIECES_WAIT_S = 0.05
 
 
 @dataclass(slots=True)
@@ -55,13 +58,15 @@ class PipelinedConnection(Connection):
         self._pending: dict[int, _Pending] = {}  # by transaction id
         self._given_up: set[int] = set()
         self._buffer = b""
+        self._held: list[tuple[_Pending, Any]] = []  # answers that came in pieces
+        self._releasing: asyncio.TimerHandle | None = None
 
     def data_received(self, data: bytes) -> None:
         if self._wire_log.is_on:
             self._wire_log.heard(data)
         self._heard_s = self._loop.time()
         buffer = self._buffer + data if self._buffer else data
-        start, heard = 0, list[tuple[_Pending, Any]]()
+        start, heard, is_pieced = 0, list[tuple[_Pending, Any]](), bool(self._buffer)
         while len(buffer) - start >= _HEAD_BYTES and self.lost is None:
             length = int.from_bytes(buffer[start + 4 : start + 6], "big")
             if not self._is_header(buffer[start : start + _HEAD_BYTES], length):
@@ -75,7 +80,34 @@ class PipelinedConnection(Connection):
             return
         self._buffer = buffer[start:]
         # Only now: an answer that was cut short and filled up from the next shows by what follows.
-        for pending, answer in heard:
+        is_followed = len(self._buffer) >= _HEAD_BYTES
+        if heard or is_followed:
+            self._let_go()
+        if not heard:
+            return
+        has_others = len(self._pending) > 1 or bool(self._given_up)
+        self._held = heard
+        if is_pieced and len(heard) == 1 and has_others and not is_followed:
+            self._releasing = self._loop.call_later(PIECES_WAIT_S, self._look_again)
+        else:
+            self._let_go()
+
+    def _look_again(self) -> None:
+        """Nothing more has come for a while, or too little to tell."""
+        if self._buffer:
+            self._releasing = self._loop.call_later(PIECES_WAIT_S, self._look_again)
+        else:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Give the answers that are held to those who wait for them."""
+        if self._releasing is not None:
+            self._releasing.cancel()
+            self._releasing = None
+        held, self._held = self._held, []
+        for pending, answer in held:
+            if pending.answer.done():
+                continue  # too late for it
             if isinstance(answer, DeviceRefused):
                 pending.answer.set_exception(answer)
             else:
@@ -124,7 +156,7 @@ class PipelinedConnection(Connection):
             self._peer.passed_over_total["late"] += 1
             return
         pending = self._pending[number]
-        if pending.answer.done() or any(pending is each for each, _ in heard):
+        if pending.answer.done() or any(pending is each for each, _ in (*self._held, *heard)):
             self._doubt(frame, "transaction_id", f"transaction id {number} twice")
             return
         try:
@@ -152,6 +184,9 @@ class PipelinedConnection(Connection):
 
     def _fail_all(self, reason: Exception) -> None:
         """What caused it has its own reason already; the others may be asked again at once."""
+        self._held.clear()
+        if self._releasing is not None:
+            self._releasing.cancel()
         alone = len(self._pending) == 1
         for pending in self._pending.values():
             if not pending.answer.done():

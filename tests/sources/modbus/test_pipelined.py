@@ -254,3 +254,44 @@ async def test_a_scan_whose_connection_breaks_asks_all_that_was_on_it_once_more(
             frame = (await session.read()).frame
     assert sorted(frame.values.tolist()) == sorted(truth(1, 1000 * i) for i in range(6))
     assert peer.connections == 2
+
+
+class Bytewise:
+    """Holds two answers, the second within the first, and sends them byte by byte."""
+
+    def __init__(self) -> None:
+        self.held: list[bytes] = []
+
+    async def __call__(self, asked: Asked, writer: asyncio.StreamWriter) -> bytes | None:
+        self.held.append(right_to(asked))
+        if len(self.held) == 2:
+            long, short = self.held
+            for number in (*long[:14], *short, *long[14:]):
+                writer.write(bytes([number]))
+                await asyncio.sleep(0.002)
+        return None
+
+
+async def test_answers_that_are_mixed_up_byte_by_byte_are_not_believed() -> None:
+    """What was filled up from another answer has the right length, and shows by what follows it."""
+    long, short = Request(1, 3, 0, 30), holding(100)
+    async with hostile(Bytewise()) as peer, connect(settings_of(peer.port), Peer()) as connection:
+        found = await ask_all(connection, long, short)
+        assert all(isinstance(each, SourceError) for each in found), found
+        assert not connection.is_open
+
+
+async def test_an_answer_in_pieces_is_given_though_nothing_follows_it() -> None:
+    async def dribble(asked: Asked, writer: asyncio.StreamWriter) -> bytes | None:
+        if asked.address == 0:
+            return None
+        for number in right_to(asked):
+            writer.write(bytes([number]))
+            await asyncio.sleep(0.002)
+        return None
+
+    async with hostile(dribble) as peer, connect(settings_of(peer.port), Peer()) as connection:
+        waiting = asyncio.create_task(connection.read(holding(0), PATIENT_S))
+        assert await connection.read(holding(7), PATIENT_S) == value_of(holding(7))
+        waiting.cancel()
+        await asyncio.wait([waiting])

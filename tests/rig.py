@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-__all__ = ["Process", "free_port", "get_json", "mounted", "sluicegate", "wait_until"]
+__all__ = ["Process", "free_port", "get_json", "mounted", "pause", "sluicegate", "wait_until"]
 
 ROOT = Path(__file__).parents[1]
 SLUICEGATE = [sys.executable, "-m", "gateway.cli.main"]
@@ -50,6 +50,18 @@ def wait_until(what: Callable[[], Any], timeout_s: float = 30.0, period_s: float
 def get_json(url: str) -> Any:
     with urllib.request.urlopen(url, timeout=5) as answer:
         return json.load(answer)
+
+
+def pause(pid: int) -> None:
+    """Stop a process until SIGCONT, all of its threads: what they have begun they may yet do."""
+    os.kill(pid, signal.SIGSTOP)
+
+    def is_paused() -> bool:
+        threads = list(Path(f"/proc/{pid}/task").iterdir())
+        stats = [(thread / "stat").read_text().rpartition(")")[2].split() for thread in threads]
+        return all(stat[0] == "T" for stat in stats)
+
+    wait_until(is_paused)
 
 
 class Process:

@@ -24,6 +24,7 @@ from gateway.inference.runtime import Runner
 from gateway.inference.trial import Trial
 from gateway.tag import Quality, TagTable
 from tests.inference.bundles import FIELDS, WINDOW, make_model, write_bundle
+from tests.rig import pause
 from tests.samples import make_tag
 
 SECOND = 10**9
@@ -108,7 +109,7 @@ def test_a_child_that_gets_no_core_is_waited_for(folder: Path) -> None:
     child.run()
     assert child._child is not None
     pid = child._child._process.pid
-    os.kill(pid, signal.SIGSTOP)
+    pause(pid)
     goes_on = threading.Timer(0.5, os.kill, (pid, signal.SIGCONT))
     goes_on.start()
     assert child.run()[0][0] == 0
@@ -122,7 +123,7 @@ def test_a_child_that_never_answers_is_not_waited_for_for_ever(folder: Path) -> 
     child.reserve(1, WINDOW, len(FIELDS))
     child.run()
     assert child._child is not None
-    os.kill(child._child._process.pid, signal.SIGSTOP)
+    pause(child._child._process.pid)
     began_s = time.monotonic()
     with pytest.raises(ModelFailed, match="killed"):
         child.run()

@@ -22,7 +22,7 @@ from gateway.frame import Frame
 from gateway.sinks.config import NatsSettings
 from gateway.sinks.nats import NatsSink, build, subject_token
 from gateway.tag import DataType, TagTable
-from tests.rig import free_port
+from tests.rig import free_port, pause
 from tests.samples import make_frame, make_tag
 from tests.servers import Nats, running
 
@@ -227,7 +227,7 @@ async def test_a_server_that_hangs_costs_one_deadline_and_then_has_everything_on
             await sink.write(frame_of(0, 4))
             process = server._process
             assert process is not None
-            os.kill(process.pid, signal.SIGSTOP)
+            await asyncio.to_thread(pause, process.pid)
             try:
                 with pytest.raises(SinkUnavailable, match="no answer within 1 s") as late:
                     await sink.write(frame_of(4, 4))

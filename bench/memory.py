@@ -5,8 +5,8 @@
 Pumps at 1 Hz, ten tags each, through the stages, `models/pump`, windows of ten seconds and of an
 hour, the spool and a sink that takes everything; the clock is turned by hand. The spool is small,
 so that its oldest files are deleted all the time, as they are on a board after some weeks. The
-slope is that of the resident memory over the second half, by simulated hours: a gateway that leaks
-a little with each scan, commit, file or event shows it there.
+slope is that of the process's own memory over the second half, by simulated hours: a gateway that
+leaks a little with each scan, commit, file or event shows it there.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gc
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-import psutil
 
 from gateway.clock import ManualClock
 from gateway.frame import Arrival, Frame, Lane
@@ -32,19 +33,43 @@ from gateway.stages.config import AggregateSettings
 from gateway.turns import Turns
 from simulators.training import FEATURES, healthy, pump_table
 
-__all__ = ["live", "slope_mb_a_day"]
+__all__ = ["Held", "live", "slope_mb_a_day"]
 
 BUNDLE = Path(__file__).parent.parent / "models" / "pump"
 HOUR_S, DAY_S = 3600, 86400
 # How often what was written is waited for, and the sink takes what there is.
 DRAIN_S = 30
 MB = 1e6
+KIB = 1024
+SMAPS = Path("/proc/self/smaps_rollup")
 
 
-async def live(folder: Path, hours: int, pumps: int = 10, spool_bytes: int = 64 << 20) -> list[int]:
-    """Resident bytes after each simulated hour."""
+class Held(NamedTuple):
+    """What this process holds: its own bytes, and how many blocks of them are Python's objects.
+
+    Not the resident size: half of that is the code of libraries, of which the kernel keeps as much
+    in memory as it has room for, so that it rises and falls with what else the machine does.
+    """
+
+    bytes: int
+    blocks: int
+
+    @classmethod
+    def now(cls) -> Held:
+        gc.collect()
+        lines = (line.split() for line in SMAPS.read_text().splitlines())
+        kib = {
+            words[0]: int(words[1]) for words in lines if len(words) == len(("name:", "1", "kB"))
+        }
+        return cls((kib["Anonymous:"] + kib["Swap:"]) * KIB, sys.getallocatedblocks())
+
+
+async def live(
+    folder: Path, hours: int, pumps: int = 10, spool_bytes: int = 64 << 20
+) -> list[Held]:
+    """What is held after each simulated hour."""
     table, ids = pump_table(pumps)
-    clock, process, resident = ManualClock(), psutil.Process(), []
+    clock, held = ManualClock(), []
     aggregates = [AggregateSettings(every=10), AggregateSettings(every=HOUR_S)]
     settings = SpoolSettings(
         bytes_max=spool_bytes,
@@ -70,14 +95,13 @@ async def live(folder: Path, hours: int, pumps: int = 10, spool_bytes: int = 64 
                         await durable
                         while reader.backlog().samples:
                             await reader.acknowledge(await reader.next(20_000))
-                gc.collect()
-                resident.append(process.memory_info().rss)
-    return resident
+                held.append(Held.now())
+    return held
 
 
-def slope_mb_a_day(resident: Sequence[int]) -> float:
+def slope_mb_a_day(held: Sequence[Held]) -> float:
     """By least squares, over the second half."""
-    later = np.array(resident[len(resident) // 2 :]) / MB
+    later = np.array([each.bytes for each in held[len(held) // 2 :]]) / MB
     return float(np.polyfit(np.arange(len(later)) / 24, later, 1)[0])
 
 
@@ -90,18 +114,18 @@ def main() -> None:
     hours = max(4, round(24 * options.days))  # fewer have no slope
     began_s = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        live_ = live(Path(folder), hours, options.pumps, options.spool_mib << 20)
-        resident = asyncio.run(live_)
+        held = asyncio.run(live(Path(folder), hours, options.pumps, options.spool_mib << 20))
     points = hours * HOUR_S * options.pumps * len(FEATURES)
+    megabytes = [each.bytes / MB for each in held]
     print(
         f"{points:,} samples in {hours} hours, simulated in {time.monotonic() - began_s:.0f} s:"
-        f" {resident[0] / MB:.1f} MB after the first, {resident[-1] / MB:.1f} after the last,"
-        f" {max(resident) / MB:.1f} at the most;"
-        f" {slope_mb_a_day(resident):+.2f} MB a day over the second half"
+        f" {megabytes[0]:.1f} MB after the first, {megabytes[-1]:.1f} after the last,"
+        f" {max(megabytes):.1f} at the most; {slope_mb_a_day(held):+.2f} MB and"
+        f" {(held[-1].blocks - held[len(held) // 2].blocks) * 48 / len(held):+.0f} objects a day"
+        " over the second half"
     )
-    print(
-        "  by hours: " + " ".join(f"{each / MB:.1f}" for each in resident[:: max(1, hours // 24)])
-    )
+    each_hours = max(1, hours // 24)
+    print("  by hours: " + " ".join(f"{each:.1f}" for each in megabytes[::each_hours]))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import mmap
 import os
 from pathlib import Path
 
@@ -19,6 +20,10 @@ __all__ = ["Disk", "File"]
 
 # Zeros are written in pieces, so that a small board need not hold a segment of them in memory.
 _ZEROS = bytes(256 * 1024)
+# What most devices can write by itself; where it is more, `AppendFile` leaves it to the kernel.
+SECTOR_BYTES = 512
+# More than this is eight pages, of which the kernel rewrites one in vain: it may as well.
+DIRECT_BYTES_MAX = 32 * 1024
 
 
 class File:
@@ -36,6 +41,10 @@ class File:
                 raise OSError(errno.EIO, "the disk accepted no bytes")
             rest = rest[written:]
             offset += written
+
+    def append(self, data: bytes | bytearray | memoryview, offset: int) -> None:
+        """Write behind what there is. Up to the end of its last sector zeros may follow."""
+        self.write(data, offset)
 
     def read(self, size: int, offset: int) -> bytes:
         """`size` bytes, fewer only at the end of the file."""
@@ -69,11 +78,70 @@ class File:
         return os.pread(self._descriptor, size, offset)
 
 
+class AppendFile(File):
+    """One that is appended to a little at a time, past the page cache.
+
+    Through it a commit of 400 bytes writes a page of 4 KiB, and the next commit writes that page
+    again; a card is given 0.77 GB a day for 100 samples a second so, and 0.42 this way
+    (`bench/wear.py`). Where a file system has no direct I/O, or its sectors are larger, nothing
+    is different from a `File`.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__(descriptor)
+        # Pages of its own, because the device reads from where it is told to.
+        self._sectors = mmap.mmap(-1, SECTOR_BYTES + DIRECT_BYTES_MAX)
+        self._is_direct = True
+        # The beginning of the sector that the next append goes on in, and where that sector is.
+        self._partial, self._partial_offset = b"", -1
+
+    def write(self, data: bytes | bytearray | memoryview, offset: int) -> None:
+        self._partial_offset = -1
+        super().write(data, offset)
+
+    def append(self, data: bytes | bytearray | memoryview, offset: int) -> None:
+        if not self._is_direct or len(data) > DIRECT_BYTES_MAX:
+            self.write(data, offset)
+            return
+        start = offset - offset % SECTOR_BYTES
+        if start != self._partial_offset:
+            self._partial = self.read(offset - start, start)
+        end = len(self._partial) + len(data)
+        whole, rest = end - end % SECTOR_BYTES, -end % SECTOR_BYTES
+        self._sectors[: end + rest] = b"".join((self._partial, data, bytes(rest)))
+        self._partial, self._partial_offset = self._sectors[whole:end], -1
+        with memoryview(self._sectors)[: end + rest] as sectors:
+            if not self._write_direct(sectors, start):
+                self.write(data, offset)
+                return
+        self._partial_offset = start + whole
+
+    def _write_direct(self, sectors: memoryview, offset: int) -> bool:
+        """False where that cannot be done here, and need not be tried again."""
+        flags = fcntl.fcntl(self._descriptor, fcntl.F_GETFL)
+        try:
+            fcntl.fcntl(self._descriptor, fcntl.F_SETFL, flags | os.O_DIRECT)
+            super().write(sectors, offset)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            self._is_direct = False
+        finally:
+            fcntl.fcntl(self._descriptor, fcntl.F_SETFL, flags)
+        return self._is_direct
+
+    def close(self) -> None:
+        super().close()
+        self._sectors.close()
+
+
 class Disk:
     """A file system."""
 
     def open(self, path: Path, *, write: bool = False) -> File:
-        return File(os.open(path, (os.O_RDWR if write else os.O_RDONLY) | os.O_CLOEXEC))
+        if write:
+            return AppendFile(os.open(path, os.O_RDWR | os.O_CLOEXEC))
+        return File(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
 
     def create(self, path: Path, size: int) -> File:
         """A new file of `size` zeros, on disk already; nothing is left of it when that fails.

@@ -280,7 +280,9 @@ class LaneWriter:
             raise OSError(errno.ENOENT, f"{segment.path.name} was deleted while in use")
         stats = self._shared.stats
         if self._staged:
-            file.write(self._buffer, segment.summary.end)
+            # What is synced later gathers in the page cache until then.
+            put = file.append if sync else file.write
+            put(self._buffer, segment.summary.end)
             stats.bytes_written_total += len(self._buffer)
         if sync:
             file.sync()

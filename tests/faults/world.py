@@ -61,6 +61,7 @@ class World:
         self.rng = rng = random.Random(seed)
         random.seed(seed)  # the jitter of retries
         self.disk = SimulatedDisk()
+        self.disk.fills_sectors = seed % 2 == 0
         self.clock = ManualClock()
         # Few lives are long: in these every file is written several times over.
         self.is_long = rng.random() < 0.04

@@ -82,6 +82,10 @@ class SimulatedFile(File):
         if self._holds_lock:
             self._disk.is_locked = False
 
+    def append(self, data: bytes | bytearray | memoryview, offset: int) -> None:
+        rest = -(offset + len(data)) % SECTOR if self._disk.fills_sectors else 0
+        self.write(bytes(data) + bytes(rest), offset)
+
     def _pwrite(self, data: memoryview, offset: int) -> int:
         self._check()
         self._step("write")
@@ -132,6 +136,7 @@ class SimulatedDisk(Disk):
         self.cut_at: int | None = None  # step from which on there is no power
         self.is_locked = False
         self.short_writes: random.Random | None = None
+        self.fills_sectors = False  # with zeros, behind what is appended
         self.liar: random.Random | None = None  # for one sync
         self._names: dict[Path, Inode] = {}
         self._names_durable: dict[Path, Inode] = {}

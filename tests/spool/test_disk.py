@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
 import os
+import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from gateway.errors import SpoolLocked
 from gateway.spool.disk import Disk
@@ -34,6 +40,79 @@ def test_what_is_written_is_read_back_at_any_offset(disk: Disk, tmp_path: Path) 
     file.close()
     assert disk.read(path, 100, 4996) == bytes(4)
     assert disk.read(path, 100, 9999) == b""
+
+
+appends = st.lists(
+    st.one_of(st.integers(1, 700), st.integers(4000, 4200), st.integers(30_000, 34_000), st.none()),
+    min_size=1,
+    max_size=12,
+)
+
+
+@pytest.mark.parametrize("can_be_direct", [True, False])
+@given(sizes=appends, start=st.integers(0, 1500), seed=st.integers(0, 2**16))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_what_is_appended_is_there_and_harms_nothing_before_or_far_behind_it(
+    tmp_path: Path, sizes: list[int | None], start: int, seed: int, *, can_be_direct: bool
+) -> None:
+    rng, path = random.Random(seed), tmp_path / "file"
+    expected = bytearray(rng.randbytes(512 * 1024))
+    path.write_bytes(expected)
+    refused = contextlib.nullcontext() if can_be_direct else without_direct_io()
+    with refused:
+        file, end = Disk().open(path, write=True), start
+        for size in sizes:
+            if size is None:  # another process goes on
+                file.close()
+                file = Disk().open(path, write=True)
+                continue
+            data = rng.randbytes(size)
+            if rng.random() < 0.3:
+                file.write(data, end)
+            else:
+                file.append(data, end)
+            expected[end : end + size] = data
+            end += size
+            assert file.read(end, 0) == expected[:end]
+            assert Disk().read(path, end, 0) == expected[:end]  # as a reader sees it
+        file.close()
+    behind = end + -end % 512
+    assert path.read_bytes()[behind:] == expected[behind:]
+
+
+def test_a_small_append_gives_the_device_its_sectors_and_no_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, pwrite, given = tmp_path / "file", os.pwrite, []
+
+    def record(descriptor: int, data: memoryview, offset: int) -> int:
+        is_direct = bool(fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_DIRECT)
+        given.append((is_direct, offset, len(data)))
+        return pwrite(descriptor, data, offset)
+
+    Disk().create(path, 64 * 1024).close()
+    file = Disk().open(path, write=True)
+    monkeypatch.setattr(os, "pwrite", record)
+    file.append(bytes(400), 4096)
+    file.append(bytes(400), 4496)
+    file.append(bytes(40_000), 4896)
+    file.close()
+    assert given == [(True, 4096, 512), (True, 4096, 1024), (False, 4896, 40_000)]
+
+
+@contextlib.contextmanager
+def without_direct_io() -> Iterator[None]:
+    """As on a file system that takes the flag and refuses the write."""
+    pwrite = os.pwrite
+
+    def refuse(descriptor: int, data: memoryview, offset: int) -> int:
+        if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_DIRECT:
+            raise OSError(errno.EINVAL, "not here")
+        return pwrite(descriptor, data, offset)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "pwrite", refuse)
+        yield
 
 
 def test_short_writes_and_reads_are_carried_on(

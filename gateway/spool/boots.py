@@ -67,6 +67,8 @@ class Boots:
         self._disk = disk
         self._path = directory / NAME
         self._boots: Mapping[int, Boot] = {}
+        self._is_unread = False  # there may be more on disk
+        self._is_unsaved = False  # there is less on disk
 
     def __getitem__(self, boot_id: int) -> Boot:
         """A boot that nothing is on record of waits like any other."""
@@ -75,19 +77,28 @@ class Boots:
     def __contains__(self, boot_id: int) -> bool:
         return boot_id in self._boots
 
-    def load(self) -> None:
-        """Take what is on disk; what cannot be believed counts as not there. Raises OSError."""
+    def load(self, *, in_memory: bool = False) -> None:
+        """Take what is on disk; what cannot be believed counts as not there.
+
+        Raises OSError, except in memory: it is tried again then, before anything is saved over it.
+        """
+        try:
+            self._load()
+        except OSError as error:
+            if not in_memory:
+                raise
+            log.warning("spool.boots_unreadable error=%s", error)
+            self._is_unread = True
+
+    def _load(self) -> None:
+        self._is_unread = False
         try:
             data = self._disk.read(self._path, min(self._disk.size(self._path), _BYTES_MAX), 0)
-            self._boots = decode_boots(data)
+            self._boots = {**decode_boots(data), **self._boots}
         except FileNotFoundError:
             return
         except SpoolDamaged as error:
-            log.error(  # noqa: TRY400 - the traceback says nothing that the error does not
-                "spool.boots_damaged error=%s consequence=times from before the clock was set are"
-                " estimated",
-                error,
-            )
+            _log_damaged(error)
 
     def save(self, boots: Mapping[int, Boot], *, in_memory: bool) -> None:
         """Have these from now on. With OSError, still those of before."""
@@ -103,6 +114,17 @@ class Boots:
             self._disk.rename(new, self._path)
             self._disk.sync_directory(self._path.parent)
         self._boots = newest
+        self._is_unsaved = in_memory
+
+    def leave_memory(self) -> None:
+        """Save what was only remembered, beside what could not be read. Raises OSError."""
+        if self._is_unread:
+            try:
+                self._load()
+            except OSError as error:  # the disk is in use again: it is damaged for good
+                _log_damaged(error)
+        if self._is_unsaved:
+            self.save(self.all(), in_memory=False)
 
     def all(self) -> dict[int, Boot]:
         """A copy, oldest first."""
@@ -129,6 +151,14 @@ class Boots:
             quality = np.where(is_good, np.uint8(Quality.UNCERTAIN_CLOCK), quality)
         t_ns = frame.t_ns + boot.missing_ns
         return Frame(t_ns, frame.tag_ids, frame.values, quality, frame.exact)
+
+
+def _log_damaged(error: Exception) -> None:
+    log.error(
+        "spool.boots_damaged error=%s consequence=times from before the clock was set are"
+        " estimated",
+        error,
+    )
 
 
 def encode_boots(boots: Mapping[int, Boot]) -> bytes:

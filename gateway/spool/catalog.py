@@ -29,6 +29,7 @@ from gateway.spool.columns import Columns, decode_columns
 from gateway.spool.dictionary import Dictionary, decode_tags
 from gateway.spool.disk import Disk
 from gateway.spool.gap import Gap, decode_gap
+from gateway.spool.salvage import read_around
 from gateway.spool.segment import (
     FRAMES,
     GAP,
@@ -358,7 +359,7 @@ class Catalog:
     def _load(self, segment: Segment) -> Contents:
         summary = segment.summary
         try:
-            data = self._disk.read(segment.path, summary.end, 0)
+            data = read_around(self._disk, segment.path, summary.end)
         except OSError as error:
             samples = summary.samples_end - summary.samples_before
             self._count(segment, summary.sequence_end, samples, error)

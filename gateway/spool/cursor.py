@@ -11,6 +11,7 @@ process has lost nothing, and a power cut takes back what was done since the las
 
 from __future__ import annotations
 
+import contextlib
 import struct
 import zlib
 from collections.abc import Mapping
@@ -59,6 +60,7 @@ class Cursor:
         self._places: dict[Lane, int] = {}
         self._generation = 0
         self._is_named = False  # the file's name is on disk for certain
+        self._is_unreadable = False
 
     def load(self, disk: Disk, *, to_write: bool = False) -> bool:
         """Take the newer of the two slots; False if neither is whole.
@@ -67,7 +69,9 @@ class Cursor:
         `to_write`: for who will save it again, and must not build on what is in the cache only.
         """
         size = 2 * SLOT_BYTES
-        data = disk.read_durable(self.path, size) if to_write else disk.read(self.path, size, 0)
+        if to_write:
+            disk.make_durable(self.path)
+        data = disk.read(self.path, size, 0)
         slots = [decode_slot(data[:SLOT_BYTES]), decode_slot(data[SLOT_BYTES:])]
         whole = [slot for slot in slots if slot is not None]
         if whole:
@@ -75,6 +79,10 @@ class Cursor:
             for lane, place in saved.items():
                 self._places[lane] = max(place, self._places.get(lane, 0))
         return bool(whole)
+
+    def forsake_file(self) -> None:
+        """It cannot be read: the next save is to a new one, on other blocks."""
+        self._is_unreadable = True
 
     def save(self, disk: Disk, *, sync: bool = True) -> int:
         """Write the places, durably with `sync`; the flushes it took.
@@ -86,6 +94,10 @@ class Cursor:
         slot = encode_slot(generation, dict(self._places))
         flushes = 0
         try:
+            if self._is_unreadable:
+                with contextlib.suppress(FileNotFoundError):
+                    disk.unlink(self.path)
+                self._is_unreadable = False
             is_new = self.path.name not in disk.names(self.path.parent)
             create = disk.create(self.path, 2 * SLOT_BYTES) if is_new else None
             file = create or disk.open(self.path, write=True)

@@ -67,6 +67,7 @@ class Cursors:
         except OSError:
             if not is_last_try:
                 raise
+            self[name].forsake_file()
             is_whole = False
         if not is_whole:
             log.warning("spool.cursor_damaged sink=%s consequence=all is sent again", name)

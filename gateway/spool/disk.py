@@ -170,8 +170,8 @@ class Disk:
         finally:
             file.close()
 
-    def read_durable(self, path: Path, size: int) -> bytes:
-        """The beginning of a file as a power cut would leave it.
+    def make_durable(self, path: Path) -> None:
+        """Have what is read of a file next be what a power cut would leave of it.
 
         Whoever wrote it may have been killed before its sync, or the sync may have failed: then
         the kernel shows what is not on disk, and calls it clean.
@@ -181,7 +181,6 @@ class Disk:
             with contextlib.suppress(OSError):
                 file.sync()
             file.forget_cache()
-            return file.read(size, 0)
         finally:
             file.close()
 

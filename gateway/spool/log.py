@@ -214,8 +214,7 @@ class Spool:
     def begin_clock(self) -> None:
         """Tell the clock what the disk knows of the time, and settle what the clock knows.
 
-        Before the first append. A disk that cannot be written costs that the next process of this
-        boot has other provisional times.
+        Before the first append. A disk that cannot be written is told again at each commit.
         """
         clock, boots = self._clock, self._store.boots
         this, is_known = boots[clock.boot_id], clock.boot_id in boots

@@ -100,9 +100,9 @@ class OverlayDisk(Disk):
             return self._disk.read(path, size, offset)
         return bytes(data[offset : offset + size])
 
-    def read_durable(self, path: Path, size: int) -> bytes:
-        data = self._files.get(path)
-        return self._disk.read_durable(path, size) if data is None else bytes(data[:size])
+    def make_durable(self, path: Path) -> None:
+        if path not in self._files:
+            self._disk.make_durable(path)
 
     def size(self, path: Path) -> int:
         data = self._files.get(path)

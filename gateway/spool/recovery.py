@@ -9,6 +9,7 @@ up after a failed sync, are gone through record by record.
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from pathlib import Path
 from gateway.frame import Lane
 from gateway.spool.catalog import Segment, contents_of, missing, parse_name, segment_path
 from gateway.spool.disk import Disk
+from gateway.spool.salvage import read_around
 from gateway.spool.segment import (
     HEAD_BYTES,
     TIME_MAX,
@@ -98,7 +100,12 @@ def _examine(
     lane, number = parse_name(path.name) or (Lane.RAW, 0)
     seed = seed_of(lane, number)
     size = disk.size(path)
-    data = disk.read(path, HEAD_BYTES, 0)
+    try:
+        data = disk.read(path, HEAD_BYTES, 0)
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        data = b""  # what is behind it may be readable
     header = decode_header(data)
     if header is not None and (header.lane, header.number) != (lane, number):
         header = None  # a copy under another name, or a file's former life
@@ -108,7 +115,9 @@ def _examine(
         if is_full:
             return Segment(path, size, summary, header.first_sequence)
     is_uncertain = is_last and to_write
-    data = disk.read_durable(path, size) if is_uncertain else disk.read(path, size, 0)
+    if is_uncertain:
+        disk.make_durable(path)
+    data = read_around(disk, path, size)
     segment = _go_through(path, data, header, limit, damage, is_last=is_last)
     if segment is not None:
         segment.can_grow = is_last and header is not None and summary is None

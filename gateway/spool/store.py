@@ -91,6 +91,7 @@ class Store:
         # record says it; 0 in those written before there were marks, when all was synced at once.
         self._derived_mark = 1
         self.derived_turn_ns = 0
+        self._boot_begun: tuple[int, int] | None = None  # its id and offset, to be recorded
         self.checkpoint: Checkpoint | None = None  # of the start; the raw lane goes on from it
         self._writers: dict[Lane, LaneWriter] = {}
         self._lock: File | None = None
@@ -107,7 +108,7 @@ class Store:
         # Before anything is counted: it may fail, and be tried again.
         self.cursors.load(in_memory=self.in_memory)
         found = find_segments(self.disk, self.directory, names, self.damage, to_write=True)
-        self.boots.load()
+        self.boots.load(in_memory=self.in_memory)
         self.catalog.segments.update(found.segments)
         self.waiting.find()
         self.pool.adopt(found.useless, found.unbelievable)
@@ -166,6 +167,8 @@ class Store:
         try:
             self._take_lock()
             self._check_not_blind()
+            self.boots.leave_memory()
+            self.waiting.find()
             for lane in (Lane.RAW, *DERIVED):
                 for segment in self.catalog.segments[lane]:
                     if self.disk.is_in_memory(segment.path):
@@ -204,6 +207,7 @@ class Store:
         """
         if not self.is_open:
             self.open()
+        self._record_boot()
         for group in groups:
             if group.drafts is None:
                 group.drafts = self._drafts(group.turns)
@@ -311,8 +315,17 @@ class Store:
                     self.waiting.hold_back(lane, draft.boot, self._writers[lane].samples_end)
 
     def begin_boot(self, boot_id: int, offset_ns: int) -> None:
-        """Have it on record from where this boot's provisional times start."""
-        self.waiting.begin(boot_id, offset_ns, in_memory=self.in_memory)
+        """Have it on record from where this boot's provisional times start.
+
+        Raises OSError; it is tried again then before anything else of this boot is written.
+        """
+        self._boot_begun = (boot_id, offset_ns)
+        self._record_boot()
+
+    def _record_boot(self) -> None:
+        if self._boot_begun is not None:
+            self.waiting.begin(*self._boot_begun, in_memory=self.in_memory)
+            self._boot_begun = None
 
     def settle_boots(self, boot_id: int, verdict: Boot, began_ns: int) -> None:
         """Write down how wrong a boot's provisional times are, and those of boots before it.

@@ -61,6 +61,10 @@ class Waiting:
 
     def find(self) -> None:
         """Look where each lane has to wait."""
+        with self._lock:
+            self._find()
+
+    def _find(self) -> None:
         found = {lane: self._catalog.waiting_from(lane) for lane in Lane}
         self._from = {lane: place for lane, place in found.items() if place is not None}
 
@@ -72,7 +76,9 @@ class Waiting:
 
     def begin(self, boot_id: int, offset_ns: int, *, in_memory: bool) -> None:
         """Have it on record from where a boot's provisional times start. Raises OSError."""
-        self._save(self._boots.all() | {boot_id: Boot(offset_ns)}, in_memory=in_memory)
+        with self._lock:
+            if boot_id not in self._boots:
+                self._save(self._boots.all() | {boot_id: Boot(offset_ns)}, in_memory=in_memory)
 
     def settle(self, boot_id: int, verdict: Boot, began_ns: int, *, in_memory: bool) -> None:
         """A verdict of a boot (none for 0), and of those before it, which were over by then."""
@@ -89,7 +95,7 @@ class Waiting:
                 boots[boot_id] = verdict
             if boots != self._boots.all():
                 self._save(boots, in_memory=in_memory)
-                self.find()
+                self._find()
 
     def _save(self, boots: dict[int, Boot], *, in_memory: bool) -> None:
         self._boots.save(boots, in_memory=in_memory)

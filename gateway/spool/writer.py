@@ -145,7 +145,8 @@ class Writer:
             return False
         try:
             self._store.enter_memory()
-        except SpoolLocked:
+        except (OSError, SpoolLocked) as error:
+            self._store.stats.error_last = str(error)
             return False
         log.error("spool.in_memory consequence=forwarded as before, lost at a power cut")
         return True

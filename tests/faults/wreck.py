@@ -3,10 +3,10 @@
     python -m tests.faults.wreck --seeds 100000 --processes 2
 
 Bytes are flipped, pages zeroed, files truncated, swapped, taken away, renamed, doubled or filled
-with garbage. What is served must be what was written; served and counted together must be all
-that was written. Two things cannot be counted, and are allowed for: what stood at the very end of
-a lane, which looks like a torn write, and samples of files that are missing at the lane's
-beginning, which look like retention.
+with garbage, and blocks refuse to be read. What is served must be what was written; served and
+counted together must be all that was written. Two things cannot be counted, and are allowed for:
+what stood at the very end of a lane, which looks like a torn write, and samples of files that are
+missing at the lane's beginning, which look like retention.
 """
 
 from __future__ import annotations
@@ -114,6 +114,12 @@ def shift(rng: random.Random, files: Content, path: Path) -> None:
     files[path] = bytes(data[: len(files[path])])
 
 
+def refuse(rng: random.Random, disk: SimulatedDisk, path: Path) -> None:
+    """Blocks that cannot be read any more."""
+    begin = rng.randrange(0, len(disk.content(path)) + 1, PAGE)
+    disk.make_unreadable(path, begin, begin + rng.choice((1, 1, 2, 8)) * PAGE)
+
+
 def _new_name(rng: random.Random) -> Path:
     lane = rng.choice(list(Lane)).name.lower()
     return DIRECTORY / rng.choice(
@@ -151,8 +157,14 @@ def wreck_one(seed: int) -> None:
     disk = SimulatedDisk()
     for path, data in files.items():
         disk.put(path, data)
+    if files and rng.random() < 0.2:
+        refuse(rng, disk, rng.choice(sorted(files)))
     store = Store(DIRECTORY, SETTINGS, TABLE, ManualClock(), disk)
-    store.open()
+    try:
+        store.open()
+    except OSError:
+        store.enter_memory()  # as the writer does after some seconds
+        store.leave_memory()
     lost = 0
     for lane in Lane:
         lost += lost_of(template.written[lane], np.array(values_of(store, lane)), store, lane)

@@ -33,6 +33,7 @@ class Inode:
     dirty: list[tuple[int, int]] = field(default_factory=list)  # begin and end of each write
     dropped: list[tuple[int, int]] = field(default_factory=list)  # the same, of failed syncs
     links: int = 1
+    unreadable: list[range] = field(default_factory=list)
 
 
 class SimulatedFile(File):
@@ -104,6 +105,8 @@ class SimulatedFile(File):
     def _pread(self, size: int, offset: int) -> bytes:
         assert not self._is_closed
         self._disk.step("read")
+        if any(offset < bad.stop and bad.start < offset + size for bad in self._inode.unreadable):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
         data = bytes(self._inode.now[offset : offset + size])
         self._disk.bytes_read += len(data)
         return data
@@ -182,6 +185,10 @@ class SimulatedDisk(Disk):
         at, bit = rng.randrange(start, end), 1 << rng.randrange(8)
         for data in (inode.now, inode.durable):
             data[at] ^= bit
+
+    def make_unreadable(self, path: Path, begin: int = 0, end: int = 2**63) -> None:
+        """Part of a file, or all of it, is refused from now on."""
+        self._names[path].unreadable.append(range(begin, end))
 
     def lie_about(self, inode: Inode) -> None:
         """One sector of those to be synced is lost, or written to some other place on the disk."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -14,21 +15,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gateway.clock import ManualClock
 from gateway.errors import SpoolDamaged, SpoolError, SpoolLocked
 from gateway.frame import Frame, Lane, Turn
-from gateway.spool.boots import Boots, decode_boots
+from gateway.spool.boots import Boot, Boots, decode_boots
 from gateway.spool.catalog import segment_path
-from gateway.spool.checkpoint import decode_checkpoint
+from gateway.spool.checkpoint import Checkpoint, decode_checkpoint
 from gateway.spool.columns import Columns, decode_columns, encode_columns
 from gateway.spool.disk import Disk
 from gateway.spool.gap import decode_gap
 from gateway.spool.inspect import find_cursors, look
 from gateway.spool.moving import Mover, place_at
+from gateway.spool.salvage import read_around
 from gateway.spool.segment import HEAD_BYTES, RECORDS_START, TAGS, decode_header, scan, seed_of
+from gateway.spool.store import Group, Store
 from gateway.spool.verify import verify
 from tests.spool.conftest import Opener, frame_of
 from tests.spool.simulated_disk import SimulatedDisk
-from tests.spool.worlds import DIRECTORY, World, small_settings
+from tests.spool.worlds import DIRECTORY, World, new_table, small_settings
 
 
 def sealed(head: bytes, payload: bytes) -> bytes:
@@ -75,6 +79,139 @@ def a_world() -> World:
     world.store.cursor_of("influx", tuple(Lane))
     world.store.save_cursors()
     return world
+
+
+def reopened(world: World) -> Store:
+    store = Store(DIRECTORY, world.settings, new_table(), ManualClock(), world.disk)
+    store.open()
+    return store
+
+
+def raw_rows(store: Store) -> dict[int, int]:
+    """Samples by sequence, of every raw record that can be read."""
+    return {rows.sequence: len(rows.columns.frame) for rows in store.rows_backwards(Lane.RAW)}
+
+
+@pytest.mark.parametrize("is_last", [True, False])
+@pytest.mark.parametrize("bad", [(0, 4096), (4096, 4097), (6000, 6001), (4096, 8192)])
+def test_a_bad_block_costs_the_records_in_it_and_no_more(
+    bad: tuple[int, int], *, is_last: bool
+) -> None:
+    world = a_world()
+    segment = world.store.catalog.segments[Lane.RAW][-1 if is_last else 0]
+    index = world.store.catalog.contents(segment).index
+    # Of pages, because that is what the kernel reads.
+    begin, end = bad[0] // 4096 * 4096, -(-bad[1] // 4096) * 4096
+    is_hit = (index["offset"] < end) & (index["end"] > begin)
+    hit = set(index["sequence"][is_hit].tolist())
+    before = raw_rows(world.store)
+    world.store.close()
+    world.disk.make_unreadable(segment.path, *bad)
+    store = reopened(world)
+    after = raw_rows(store)
+    assert after == {sequence: n for sequence, n in before.items() if sequence not in hit}
+    lost = sum(before[sequence] for sequence in hit)
+    # Of records at the very end nobody knows any more that there were any.
+    is_end_known = not (is_last and hit and max(hit) == max(before))
+    if is_end_known:
+        assert store.stats.samples_lost_total == lost
+    store.close()
+
+
+def test_a_whole_row_of_bad_blocks_does_not_keep_a_start_waiting(tmp_path: Path) -> None:
+    class BadDisk(Disk):
+        refused = 0
+
+        def read(self, path: Path, size: int, offset: int) -> bytes:
+            if offset + size > 2**20 and offset < 3 * 2**20:
+                self.refused += 1
+                raise OSError(errno.EIO, "bad")
+            return super().read(path, size, offset)
+
+    path, written = tmp_path / "segment", os.urandom(4 * 2**20)
+    path.write_bytes(written)
+    disk = BadDisk()
+    read = read_around(disk, path, len(written))
+    assert len(read) == len(written)
+    assert read[: 2**20] == written[: 2**20]
+    assert not any(read[2**20 : 3 * 2**20])
+    # Past the row at most as much is given up as the row was long.
+    assert read.endswith(written[-4096:]) or not any(read[3 * 2**20 :])
+    assert disk.refused <= 12
+
+
+def test_a_file_of_which_nothing_can_be_read_is_told(tmp_path: Path) -> None:
+    class DeadDisk(Disk):
+        code = errno.EIO
+
+        def read(self, path: Path, size: int, offset: int) -> bytes:
+            del path, size, offset
+            raise OSError(self.code, "dead")
+
+    disk = DeadDisk()
+    with pytest.raises(OSError, match="dead"):
+        read_around(disk, tmp_path, 100_000)
+    disk.code = errno.EACCES
+    with pytest.raises(OSError, match="dead"):
+        read_around(disk, tmp_path, 100_000)
+
+
+@pytest.mark.parametrize("name", ["boots", "cursors/influx.cursor", "checkpoint"])
+def test_no_file_that_cannot_be_read_keeps_the_spool_from_the_disk(name: str) -> None:
+    world = a_world()
+    world.store.settle_boots(5, Boot(1, 2, "exact"), 10**18)
+    world.store.save_checkpoint(Checkpoint(world.store.applied(Lane.RAW) - 1, [], {}))
+    world.store.close()
+    world.disk.make_unreadable(DIRECTORY / name)
+    store = Store(DIRECTORY, world.settings, new_table(), ManualClock(), world.disk)
+    with contextlib.suppress(OSError):
+        store.open()
+    if not store.is_open:
+        store.enter_memory()  # as the writer does after some seconds
+        store.leave_memory()
+    store.cursor_of("influx", tuple(Lane))
+    store.save_cursors()
+    store.settle_boots(6, Boot(1, 3, "exact"), 2 * 10**18)
+    store.close()
+    again = reopened(world)
+    assert again.boots[6] == Boot(1, 3, "exact")
+    again.close()
+
+
+def test_verdicts_that_could_not_be_read_at_first_are_kept() -> None:
+    world = a_world()
+    world.store.settle_boots(5, Boot(1, 2, "exact"), 10**18)
+    world.store.close()
+    world.disk.fail(lambda call: errno.EIO if call in ("read", "open") else 0)
+    store = Store(DIRECTORY, world.settings, new_table(), ManualClock(), world.disk)
+    with pytest.raises(OSError, match="Input/output"):
+        store.open()
+    store.enter_memory()
+    store.settle_boots(6, Boot(1, 3, "exact"), 2 * 10**18)
+    assert store.boots.all() == {6: Boot(1, 3, "exact")}
+    world.disk.heal()
+    store.leave_memory()
+    store.close()
+    again = reopened(world)
+    assert again.boots.all() == {5: Boot(1, 2, "exact"), 6: Boot(1, 3, "exact")}
+    again.close()
+
+
+def test_a_boot_that_could_not_be_recorded_is_before_its_first_sample_is() -> None:
+    world = a_world()
+    world.disk.fail(lambda call: errno.ENOSPC if call == "create" else 0)
+    with pytest.raises(OSError, match="No space"):
+        world.store.begin_boot(7, 1234)
+    turn = Turn(10**18, {Lane.RAW: frame_of(1.0)}, boot=7)
+    with pytest.raises(OSError, match="No space"):
+        world.store.commit([Group([turn])])
+    world.disk.heal()
+    world.store.commit([Group([turn])])
+    world.disk.power_cut(random.Random(1))
+    again = reopened(world)
+    assert again.boots[7] == Boot(1234)
+    assert again.samples_waiting == 1
+    again.close()
 
 
 def test_files_that_cannot_be_read_are_named_with_what_they_hold() -> None:

@@ -198,3 +198,6 @@ class Turn:
     now_ns: int
     frames: Mapping[Lane, Frame]
     boot: int = 0  # whose offset all these times are to be corrected by; 0: they are final
+    # Raw record up to which what follows from it is in here, or was before; 0: its own. A replay
+    # makes several turns, and a crash between two of them must not make the second look done.
+    raw_sequence: int = 0

@@ -241,7 +241,7 @@ class Turns:
             settled = self.seam(turn.boot)
             if settled is not None:
                 self._miss(settled.frames, sequence_last, spool, missing)
-                lacking += _turns_of(missing, settled)
+                lacking += _turns_of(missing, settled, sequence_last)
             sequence_last = sequence
             frame = turn.frames.get(Lane.RAW, EMPTY_FRAME)
             self._duplicates.seen(frame)
@@ -253,7 +253,8 @@ class Turns:
         if not self.stats.replayed_turns:
             self._enter(spool.last_boot)
         last_ns = self._now_ns or spool.last_turn_ns
-        return [*lacking, *_turns_of(missing, Turn(last_ns, {}, self._boot))]
+        last = Turn(last_ns, {}, self._boot)
+        return [*lacking, *_turns_of(missing, last, sequence_last)]
 
     def _start_from(self, start_ns: int, missing_ns: int) -> None:
         """Leave windows alone of which not all samples are replayed."""
@@ -317,12 +318,12 @@ class Turns:
         return {Lane.AGGREGATE: aggregates, Lane.SCORE: scores, Lane.EVENT: events}
 
 
-def _turns_of(missing: dict[Lane, list[Frame]], last: Turn) -> list[Turn]:
+def _turns_of(missing: dict[Lane, list[Frame]], last: Turn, raw_sequence: int) -> list[Turn]:
     """What is missing as a turn like `last`, and no longer missing; none if it is nothing."""
     frames = {lane: Frame.concatenate(made) for lane, made in missing.items() if made}
     for made in missing.values():
         made.clear()
-    return [Turn(last.now_ns, frames, last.boot)] if frames else []
+    return [Turn(last.now_ns, frames, last.boot, raw_sequence)] if frames else []
 
 
 def _key(index: int, window: Windows) -> str:

@@ -248,7 +248,8 @@ class Catalog:
         for segment in self.segments[lane]:
             if segment.summary.has_provisional:
                 index = self.contents(segment).index
-                for row in index[index["boot"] != 0]:
+                has_samples = index["samples_end"] > index["samples_before"]
+                for row in index[has_samples & (index["boot"] != 0)]:
                     if not self.boots[int(row["boot"])].is_known:
                         return int(row["samples_before"])
         return None

@@ -56,6 +56,12 @@ class Group:
         raw = (self.drafts or {}).get(Lane.RAW)
         return raw.sequence if raw is not None else self._sequence
 
+    @property
+    def made_of(self) -> int:
+        """The last raw record that what is derived in it follows from."""
+        made_of = [turn.raw_sequence for turn in self.turns]
+        return max(made_of) if made_of and all(made_of) else self.sequence
+
     def forget_turns(self) -> None:
         """Keep the sequence only: the records are written, if only in memory."""
         self._sequence = self.sequence
@@ -220,7 +226,7 @@ class Store:
             for group in groups:
                 draft = (group.drafts or {}).get(lane)
                 if draft is not None and not draft.sequence:
-                    draft.raw_sequence = group.sequence or raw_sequence
+                    draft.raw_sequence = group.made_of or raw_sequence
             # What can be made again from the raw lane is synced with the next flush that is due.
             self._write(lane, groups, sync=lane is Lane.EVENT or not self.settings.raw)
         if self.settings.raw:
@@ -311,7 +317,7 @@ class Store:
         """Before anybody can read it: what has no known time yet is not for sinks."""
         for group in groups:
             for lane, draft in (group.drafts or {}).items():
-                if draft.boot:
+                if draft.boot and len(draft.frame):
                     self.waiting.hold_back(lane, draft.boot, self._writers[lane].samples_end)
 
     def begin_boot(self, boot_id: int, offset_ns: int) -> None:

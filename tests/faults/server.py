@@ -14,6 +14,7 @@ import numpy.typing as npt
 from gateway.errors import SinkUnavailable
 from gateway.frame import Frame
 from gateway.sinks import Receipt, SinkStats
+from tests.faults.timekeeping import Timekeeping
 
 __all__ = ["Server"]
 
@@ -26,12 +27,14 @@ class Server:
 
     name = "db"
 
-    def __init__(self, rng: random.Random, tags: int) -> None:
+    def __init__(self, rng: random.Random, tags: int, time: Timekeeping) -> None:
         self.stats = SinkStats()
         self.stored: dict[int, int] = {}  # value -> how often it came
         self.requests = 0
         self._rng = rng
         self._tags = tags
+        self._time = time
+        self.is_deceived = False  # the disk lied: what a value's time was may be forgotten
         self._mood = rng.choice(("up", "up", "down"))
 
     def misbehave(self) -> None:
@@ -68,7 +71,8 @@ class Server:
     def _store(self, frame: Frame) -> None:
         values = frame.values.astype(np.int64)
         # The same series and time for the same value, always: so sending twice changes nothing.
-        assert (frame.t_ns == self.t_ns_of(values)).all(), "a value at a wrong time"
+        if not self.is_deceived:
+            self._time.check(frame, self.t_ns_of(values))
         assert (frame.tag_ids % self._tags == values % self._tags).all(), "a value of a wrong tag"
         for value in values.tolist():
             self.stored[value] = self.stored.get(value, 0) + 1

@@ -8,8 +8,9 @@ down, slow, or cut off before or after it stored. Derived samples are made again
 after a crash, as the pipeline does it. In the end the faults stop, and then:
 
 * it always opened, and every group is durable that was said to be;
-* the server has every sample of such groups exactly once by series and time, with its value, but
-  for those that were counted as lost, to the sample where nobody's memory was lost;
+* the server has every sample of such groups exactly once by series and time, with its value, also
+  where the time was not known when it was taken (`timekeeping`), but for those that were counted
+  as lost, to the sample where nobody's memory was lost;
 * nothing else is there.
 """
 
@@ -18,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import itertools
 import random
 import sys
 from collections.abc import Callable
@@ -37,6 +39,7 @@ from gateway.spool.store import Group, Store
 from tests.faults.loop import ManualLoop
 from tests.faults.seeds import main, run
 from tests.faults.server import Server
+from tests.faults.timekeeping import Timekeeping
 from tests.spool.simulated_disk import PowerCut, SimulatedDisk
 from tests.spool.worlds import DIRECTORY, TAGS, new_table, small_settings
 
@@ -70,12 +73,13 @@ class World:
         if rng.random() < 0.2:
             self.disk.short_writes = random.Random(seed)
         self.lies = rng.random() < 0.2
-        self.server = Server(rng, TAGS)
+        self.time = Timekeeping(rng, self.clock, has_chip=rng.random() < 0.6)
+        self.server = Server(rng, TAGS, self.time)
         self.store: Store
         self.delivering: list[asyncio.Task[None]] = []
         self.value_last = 0
-        self.now_last_ns = 0
-        self.turns: dict[int, Turn] = {}  # all there ever were, by time
+        self.replays = 0
+        self.turns: dict[int, Turn] = {}  # all there ever were, by the time they were stamped with
         self.durable: set[int] = set()  # those whose group was said to be durable
         self.forgiven: set[int] = set()
         self.lost = 0  # counted by lives that ended
@@ -103,6 +107,7 @@ class World:
         disk.cut_at = disk.liar = None
         disk.heal()
         self.server.heal()
+        self.time.tell(self.value_last + 1)
         self.begin()
         self.check_durable()
         self.drain()
@@ -114,6 +119,8 @@ class World:
         self.store = Store(DIRECTORY, self.settings, TABLE, self.clock, self.disk)
         self.persist(self.store.open)
         self.check_cursor()
+        self.time.begin(self.store, self.value_last + 1)
+        self.persist(partial(self.time.record, self.store))
         # Before anything is deleted for room, as the pipeline does.
         reader = SpoolReader("db", tuple(Lane), self.store, TABLE, None)  # type: ignore[arg-type] - see loop
         self.replay()
@@ -155,6 +162,7 @@ class World:
         self.crashes += 1
         self.forget()
         self.disk.power_cut(self.rng)
+        self.time.power_on()
 
     def forget(self) -> None:
         """The process ends: its tasks, and its counters."""
@@ -174,23 +182,40 @@ class World:
         chance = rng.random()
         if chance < 0.5:
             self.commit(rng.choice((1, 1, 2, 3)))
-        elif chance < 0.6:
+        elif chance < 0.75:
+            self.keep_house(chance)
+        elif chance < 0.85:
+            self.server.misbehave()
+        elif chance < 0.9:
+            self.break_disk()
+        elif self.lies and chance < 0.93:
+            self.lied = self.server.is_deceived = True
+            self.disk.liar = rng
+        elif not self.time.has_chip:
+            self.hear(rng.random())
+        self.deliver(rng.choice((0.0, 0.3, 2.0, 20.0)))
+
+    def keep_house(self, chance: float) -> None:
+        """What the writer does beside its commits."""
+        if chance < 0.6:
             self.persist(self.store.tidy)
         elif chance < 0.65:
             self.persist(self.store.save_cursors)
             self.remember_cursor()
         elif chance < 0.7:
             self.persist(partial(self.store.save_cursors, sync=False))
-        elif chance < 0.75:
+        else:
             self.persist(self.store.sync_derived)
-        elif chance < 0.85:
-            self.server.misbehave()
-        elif chance < 0.9:
-            self.break_disk()
-        elif self.lies and chance < 0.93:
-            self.lied = True
-            self.disk.liar = rng
-        self.deliver(rng.choice((0.0, 0.3, 2.0, 20.0)))
+
+    def hear(self, chance: float) -> None:
+        """Somebody tells the time, or the operator would rather not wait."""
+        if self.time.boot and chance < 0.2:
+            self.persist(partial(self.time.give_up, self.store))
+            return
+        if self.time.boot:
+            self.time.tell(self.value_last + 1)
+        if chance < 0.8:
+            self.persist(partial(self.time.settle, self.store))
 
     def break_disk(self) -> None:
         rng, disk = self.rng, self.disk
@@ -231,6 +256,8 @@ class World:
 
     def drain(self) -> None:
         for _ in range(20):
+            if self.store.samples_waiting:  # `Gateway._follow_clock`
+                self.time.settle(self.store)
             self.deliver(DRAIN_S)
             if not self.reader.backlog().samples:
                 return
@@ -240,18 +267,32 @@ class World:
         """What the derived lanes lack is made again from the raw lane (`Turns.recover`)."""
         store = self.store
         self.forgive()
+        lacking: list[Turn] = []
         missing: dict[Lane, list[Frame]] = {lane: [] for lane in DERIVED}
+
+        def seam() -> None:
+            frames = {lane: Frame.concatenate(made) for lane, made in missing.items() if made}
+            if frames:
+                self.replays += 1
+                lacking.append(Turn(now_ns + 100 * self.replays, frames, boot, sequence))
+            for made in missing.values():
+                made.clear()
+
+        now_ns = boot = sequence = 0
         since_ns = min(store.last_turn_ns, store.derived_turn_ns)
         for rows in store.rows_since(Lane.RAW, since_ns):
+            if rows.boot != boot:
+                seam()
+            boot, sequence = rows.boot, rows.sequence
             for now_ns in rows.columns.now_ns.tolist():
                 turn = self.turns[now_ns]
                 self.durable.add(now_ns)  # though nobody was told
                 for lane in DERIVED:
-                    if lane in turn.frames and rows.sequence > store.applied(lane):
+                    if lane in turn.frames and sequence > store.applied(lane):
                         missing[lane].append(turn.frames[lane])
-        frames = {lane: Frame.concatenate(made) for lane, made in missing.items() if made}
-        if frames:
-            turn = self.turn_of(frames, is_replay=True)
+        seam()
+        for turn in lacking:
+            self.turns[turn.now_ns] = Turn(turn.now_ns, {})
             self.put([[turn]])
 
     def forgive(self) -> None:
@@ -260,10 +301,13 @@ class World:
         Within a minute of retention the derived lanes may not have been synced.
         """
         oldest = next(iter(self.store.rows_since(Lane.RAW, 0)), None)
-        since_ns = int(oldest.columns.now_ns[0]) if oldest is not None else 0
-        before = [now_ns for now_ns in self.durable if now_ns < since_ns]
-        for lane in (Lane.SCORE, Lane.AGGREGATE) if before else ():
-            self.forgiven |= self._values(lane, before) - self.read(lane)
+        if oldest is None:
+            return
+        first_ns = int(oldest.columns.now_ns[0])
+        before = [*itertools.takewhile(lambda now_ns: now_ns != first_ns, self.turns)]
+        durable = [now_ns for now_ns in before if now_ns in self.durable]
+        for lane in (Lane.SCORE, Lane.AGGREGATE) if durable else ():
+            self.forgiven |= self._values(lane, durable) - self.read(lane)
 
     # What is there.
 
@@ -338,11 +382,10 @@ class World:
             turns.append(self.turn_of(frames))
         return turns
 
-    def turn_of(self, frames: dict[Lane, Frame], *, is_replay: bool = False) -> Turn:
+    def turn_of(self, frames: dict[Lane, Frame]) -> Turn:
         self.clock.advance(0.25)
-        self.now_last_ns = max(self.now_last_ns + 1, self.clock.utc_ns())
-        turn = Turn(self.now_last_ns, frames)
-        self.turns[turn.now_ns] = Turn(turn.now_ns, {}) if is_replay else turn
+        turn = Turn(self.clock.utc_ns() + self.time.offset_ns, frames, self.time.boot)
+        self.turns[turn.now_ns] = turn
         return turn
 
     def random_frame(self, lane: Lane, n: int) -> Frame:
@@ -350,7 +393,8 @@ class World:
         values = np.arange(self.value_last + 1, self.value_last + n + 1)
         self.value_last += n
         tag_ids = (lane * TAGS + values % TAGS).astype(np.int32)
-        return Frame.of(self.server.t_ns_of(values), tag_ids, values.astype(np.float64))
+        t_ns = self.server.t_ns_of(values) + self.time.offset_ns
+        return Frame.of(t_ns, tag_ids, values.astype(np.float64))
 
 
 def run_seed(seed: int) -> None:

@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 
 from gateway.clock import ManualClock
 from gateway.errors import SpoolDamaged
-from gateway.frame import Arrival, Frame, Lane
+from gateway.frame import Arrival, Frame, Lane, Turn
 from gateway.spool.boots import Boot, decode_boots, encode_boots
 from gateway.spool.log import Spool
 from gateway.spool.reader import SpoolReader
+from gateway.spool.store import Group, Store
 from gateway.stages.config import AggregateSettings
 from gateway.tag import Quality, TagTable
 from gateway.turns import Turns
@@ -215,6 +216,29 @@ async def test_what_has_no_time_yet_waits_and_is_seen(tmp_path: Path) -> None:
         assert await spool.settle_clock()
         again = await spool.history.query(["*"], 0, 2**62)
         assert again.t_ns.tolist() == [IN_THE_PAST * S]
+
+
+def test_a_boot_that_left_turns_and_no_samples_holds_nothing_back() -> None:
+    disk = SimulatedDisk()
+
+    def opened() -> Store:
+        store = Store(Path("/s"), SETTINGS, TagTable(), ManualClock(), disk)
+        store.open()
+        return store
+
+    store = opened()
+    store.begin_boot(7, 0)
+    store.commit([Group([Turn(1000, {}, boot=7)])])
+    known = Turn(2000, {Lane.RAW: make_frame([(2, 0, 1.0)])})
+    store.table.add(make_tag("pump.flow"))
+    store.commit([Group([known])])
+    assert store.samples_ready(Lane.RAW) == 1
+    store.close()
+    disk.power_cut(random.Random(1))
+    store = opened()
+    assert store.samples_ready(Lane.RAW) >= 1
+    assert store.samples_waiting == 0
+    store.close()
 
 
 async def test_history_is_asked_by_the_times_that_are_known_by_now(tmp_path: Path) -> None:

@@ -241,6 +241,25 @@ def test_a_boot_that_left_turns_and_no_samples_holds_nothing_back() -> None:
     store.close()
 
 
+def test_what_is_made_again_for_one_boot_does_not_vouch_for_the_next() -> None:
+    store = Store(Path("/s"), SETTINGS, TagTable(), ManualClock(), SimulatedDisk())
+    store.open()
+    for lane in Lane:
+        store.table.add(make_tag(f"pump.{lane.name.lower()}", lane=lane))
+    raw, score = make_frame([(2, int(Lane.RAW), 1.0)]), make_frame([(2, int(Lane.SCORE), 1.0)])
+    for boot in (7, 8):
+        store.commit([Group([Turn(2 * S, {Lane.RAW: raw}, boot)])])
+    # The power may fail now, before what boot 8 lacks was made again as well.
+    store.commit([Group([Turn(3 * S, {Lane.SCORE: score}, 7, raw_sequence=2)])])
+    assert store.applied(Lane.RAW) == 4  # the first one names the tag
+    assert store.applied(Lane.SCORE) == 2
+    # With what is new, it goes as far as that.
+    made_again = Turn(3 * S, {Lane.SCORE: score}, 8, raw_sequence=3)
+    store.commit([Group([made_again, Turn(4 * S, {Lane.RAW: raw, Lane.SCORE: score}, 8)])])
+    assert store.applied(Lane.SCORE) == store.applied(Lane.RAW)
+    store.close()
+
+
 async def test_history_is_asked_by_the_times_that_are_known_by_now(tmp_path: Path) -> None:
     clock = ManualClock(IN_THE_PAST * S, boot_id=7, trusted=False)
     table = TagTable()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from gateway.settings import Bytes, Name, Seconds, SecretReference, Settings
 from gateway.tag import DataType
@@ -60,9 +60,20 @@ class TopicSettings(Settings):
     time_unit: Literal["s", "ms", "us", "ns", "iso8601"] = Field(
         default="s", description="what the number at `time` counts, since 1970"
     )
+    tells_time: bool = Field(
+        default=False,
+        description="its publisher knows the time: `time` is believed while nobody vouches for the"
+        " gateway's clock",
+    )
     fields: dict[str, FieldSettings] = Field(
         default_factory=dict, description="fields to take; empty = every number, bool and text"
     )
+
+    @model_validator(mode="after")
+    def _says_where_the_time_is(self) -> Self:
+        if self.tells_time and not (self.time and self.payload == "json"):
+            raise ValueError('tells_time needs a payload of "json" and `time`, its path in there')
+        return self
 
 
 class MqttSettings(Settings):

@@ -69,6 +69,7 @@ class PayloadReader:
         self._settings = settings
         self._introduce = introduce
         self._time = _path(settings.time, "") if settings.time else None
+        self.tells_time = settings.tells_time
         self._fields: list[_Field] = []
         self._found: dict[str, _Field] = {}
         self.conflicts_total = 0  # values of another type than their tag
@@ -103,6 +104,13 @@ class PayloadReader:
         for name, value in data.items():
             if name != skip:
                 self._put_discovered(name, value, t_ns, quality, rows)
+
+    def told_ns(self, payload: bytes) -> int | None:
+        """The time in a payload; None for none that can be."""
+        if self._time is None:
+            return None
+        t_ns = _time_ns(_at(_object(payload), self._time), self._settings.time_unit)
+        return t_ns if t_ns is not None and t_ns >= _TIME_MIN_NS else None
 
     def _declare(self, name: str, given: FieldSettings) -> _Field:
         tag_id = self._introduce(name, given, given.data_type)

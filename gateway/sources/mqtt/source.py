@@ -28,6 +28,7 @@ from gateway.frame import Arrival, IdArray
 from gateway.sources import SourceContext
 from gateway.sources.mqtt.client import Client
 from gateway.sources.mqtt.config import FieldSettings, MqttSettings, TopicSettings
+from gateway.sources.mqtt.hearsay import Hearsay
 from gateway.sources.mqtt.link import Link
 from gateway.sources.mqtt.packets import Publish
 from gateway.sources.mqtt.payload import PayloadReader, Rows
@@ -80,6 +81,7 @@ class MqttSource(Client):
         self._id_array: IdArray = np.empty(0, np.int32)
         self._readers: dict[str, PayloadReader | _Refusal] = {}
         self._complaints: set[tuple[str, str]] = set()
+        self._hearsay = Hearsay()
         for pattern, topic in self.patterns:
             if topic.asset and not pattern.names_field:
                 self._readers_of_declared(pattern, topic)
@@ -111,6 +113,8 @@ class MqttSource(Client):
             conflicts, times = reader.conflicts_total, reader.times_refused_total
             knows_time = not self.context.clock.boot
             reader.take(message.payload, arrival_ns, rows, knows_time=knows_time)
+            if reader.tells_time:
+                self._hear_time(message, reader)
             if reader.conflicts_total > conflicts:
                 self.stats.errors_total["value_type"] += reader.conflicts_total - conflicts
             if reader.times_refused_total > times:
@@ -119,6 +123,17 @@ class MqttSource(Client):
             kind = error.kind if isinstance(error, WireError) else "unknown_tag"
             self.stats.errors_total[f"message_{kind}"] += 1
             self._complain(kind, message.topic, error)
+
+    def _hear_time(self, message: Publish, reader: PayloadReader) -> None:
+        """Let the clock know what a publisher says, unless the message is an old one."""
+        clock = self.context.clock
+        now_ns = clock.monotonic_ns()
+        if message.is_retained or message.is_duplicate or not self._hearsay.is_due(now_ns):
+            return
+        told_ns = reader.told_ns(message.payload)
+        offset_ns = None if told_ns is None else self._hearsay.hear(told_ns, now_ns)
+        if offset_ns is not None:
+            clock.hear(offset_ns)
 
     def _complain(self, kind: str, topic: str, error: SluicegateError) -> None:
         if (kind, topic) in self._complaints or len(self._complaints) >= COMPLAINTS_MAX:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 
 import pytest
+from pydantic import ValidationError
 
 from gateway.errors import WireError
 from gateway.sources.mqtt.config import FieldSettings, TopicSettings
@@ -151,3 +152,19 @@ def test_patterns_name_the_asset_and_the_field() -> None:
 def test_patterns_that_cannot_be_are_refused_with_what_would_be_right(pattern: str) -> None:
     with pytest.raises(ValueError, match=r"."):
         TopicPattern(pattern)
+
+
+@pytest.mark.parametrize("topic", [{}, {"time": "t", "payload": "value"}])
+def test_a_topic_that_tells_the_time_says_where_it_is(topic: dict[str, object]) -> None:
+    with pytest.raises(ValidationError, match="tells_time needs"):
+        TopicSettings.model_validate({"pattern": "p", "asset": "a", "tells_time": True} | topic)
+
+
+@pytest.mark.parametrize(
+    ("payload", "told"),
+    [('{"t": 1900000000}', 1_900_000_000 * 10**9), ('{"t": 12}', None), ('{"t": "x"}', None)],
+)
+def test_a_time_that_can_be_is_told(payload: str, told: int | None) -> None:
+    _, _, reader = take(payload + " ", time="t", tells_time=True)
+    assert reader.told_ns(payload.encode()) == told
+    assert take(payload)[2].told_ns(payload.encode()) is None

@@ -17,6 +17,7 @@ from gateway.errors import SourceLost, SourceUnavailable
 from gateway.frame import Arrival
 from gateway.sources import SourceContext
 from gateway.sources.mqtt import client as module
+from gateway.sources.mqtt import hearsay
 from gateway.sources.mqtt.config import MqttSettings
 from gateway.sources.mqtt.packets import MQTT_5, MQTT_311
 from gateway.sources.mqtt.source import MqttSource, build
@@ -36,7 +37,7 @@ def make(port: int, **more: object) -> MqttSource:
     base = {"type": "mqtt", "name": "farm", "host": "127.0.0.1", "port": port}
     topic = [{"pattern": "farm/{asset}", "qos": more.pop("qos", 1)}]
     context = SourceContext(
-        clock=SystemClock(),
+        clock=more.pop("clock", None) or SystemClock(),  # type: ignore[arg-type] - likewise
         table=table,
         assets=Assets(
             [AssetSettings.model_validate({"name": "bay-*", "class": "bay"})], gateway="g", site=""
@@ -265,3 +266,36 @@ async def test_a_broker_of_the_old_protocol_is_spoken_to_in_it() -> None:
             assert values(found) == [1, 2]
             durable(found)
         assert source.version == MQTT_311
+
+
+async def test_a_publisher_that_knows_the_time_tells_it_and_a_retained_one_does_not(
+    broker: Mosquitto, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hearsay, "CONFIRMED_AFTER_NS", 300_000_000)
+    monkeypatch.setattr(hearsay, "PERIOD_NS", 20_000_000)
+    clock = SystemClock(believe=lambda _wall_ns, _floor_ns: "")
+    topic = {"pattern": "farm/{asset}", "time": "t", "time_unit": "ns", "tells_time": True}
+    source = make(broker.port, topic=[topic], clock=clock)
+    old_ns, true_ns = clock.utc_ns() + 10**18, clock.utc_ns() + 10**15
+    began_ns = clock.monotonic_ns()
+
+    def tell(offset_ns: int, *, retain: bool = False) -> None:
+        now_ns = offset_ns + clock.monotonic_ns() - began_ns
+        client.publish("farm/bay-1", json.dumps({"t": now_ns, "v": 1}), 1, retain=retain)
+
+    client = paho.Client(CallbackAPIVersion.VERSION2)
+    client.connect("127.0.0.1", broker.port)
+    client.loop_start()
+    tell(old_ns, retain=True)
+    async with source.session() as session:
+        await asyncio.wait_for(session.read(), 5)
+        for _ in range(20):
+            assert clock.missing_ns() is None or abs(clock.missing_ns() - 10**15) < 2 * 10**9
+            tell(true_ns)
+            await asyncio.wait_for(session.read(), 5)
+            await asyncio.sleep(0.03)
+    client.disconnect()
+    client.loop_stop()
+    missing_ns = clock.missing_ns()
+    assert missing_ns is not None
+    assert abs(missing_ns - 10**15) < 10**9

@@ -1,0 +1,45 @@
+"""Hearsay: what time it is, by publishers that know it. Pure: monotonic times in, an offset out.
+
+MQTT has no time of its own. A payload that has one was published no sooner than it says, but it
+may have waited: retained, or queued while the gateway was away. So of all that is heard the
+latest time counts, and only once another message, half a minute on, has said the same: what
+waited comes faster than it was published, and does not.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Hearsay"]
+
+# In which a backlog that comes a tenth faster than it was published gains more than AGREE_NS.
+CONFIRMED_AFTER_NS = 30 * 10**9
+# A publisher that stamps whole seconds, over a link that is slow at times.
+AGREE_NS = 2 * 10**9
+# Looking into payloads a second time costs; a clock need not be asked more often than this.
+PERIOD_NS = 10**9
+
+
+class Hearsay:
+    """What one source has heard."""
+
+    def __init__(self) -> None:
+        self._latest: int | None = None  # UTC less monotonic time, as whoever was latest has it
+        self._since_ns = 0  # monotonic
+        self._looked_ns: int | None = None
+
+    def is_due(self, now_ns: int) -> bool:
+        """Whether to look at the payload that has come now, by monotonic time."""
+        if self._looked_ns is not None and 0 <= now_ns - self._looked_ns < PERIOD_NS:
+            return False
+        self._looked_ns = now_ns
+        return True
+
+    def hear(self, t_ns: int, now_ns: int) -> int | None:
+        """A payload says it is `t_ns`; UTC less monotonic time, if that is confirmed by now."""
+        offset_ns = t_ns - now_ns
+        if self._latest is None or offset_ns > self._latest + AGREE_NS:
+            self._latest, self._since_ns = offset_ns, now_ns
+        if offset_ns < self._latest - AGREE_NS or now_ns - self._since_ns < CONFIRMED_AFTER_NS:
+            return None
+        # Within what agrees the later one waited less on its way.
+        self._latest = max(self._latest, offset_ns)
+        return self._latest

@@ -82,7 +82,7 @@ class SpoolReader:
         self._store = store
         self._table = table
         self._executor = executor
-        self._cursor = store.cursor_of(name, self._lanes)
+        self._cursor = store.account.begin(name, self._lanes)
         self._more = asyncio.Event()
         self._spans: dict[Lane, list[_Span]] = {lane: [] for lane in self._lanes}
         self._span_last = 0
@@ -195,7 +195,7 @@ class SpoolReader:
     def _tell(self, lane: Lane) -> None:
         """Let the store know what it must not count as undelivered."""
         spans = tuple((span.start, span.stop) for span in self._spans[lane])
-        self._store.ahead[self.name, lane] = spans
+        self._store.account.ahead[self.name, lane] = spans
 
     async def _read_frame(
         self, lane: Lane, place: int, samples_max: int, stop: int

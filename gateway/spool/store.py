@@ -18,11 +18,11 @@ import numpy as np
 from gateway.clock import Clock, boot_id
 from gateway.errors import SpoolLocked
 from gateway.frame import EMPTY_FRAME, Frame, Lane, Turn
+from gateway.spool.account import Account
 from gateway.spool.boots import Boot, Boots
 from gateway.spool.catalog import Catalog, Rows, Segment, parse_name
 from gateway.spool.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from gateway.spool.config import SpoolSettings
-from gateway.spool.cursor import Cursor
 from gateway.spool.cursors import Cursors
 from gateway.spool.disk import Disk, File
 from gateway.spool.gap import Gap
@@ -88,9 +88,7 @@ class Store:
         self.waiting = Waiting(self.catalog, self.boots, self.stats)
         self.pool = Pool(self.disk, directory, settings, self.catalog, self._on_evict)
         self.cursors = Cursors(directory / "cursors", disk, self.stats, self.catalog.samples_end)
-        self.reading: dict[str, tuple[Lane, ...]] = {}  # lanes of those that are read with now
-        # By sink and lane, what it has had ahead of its cursor; replaced whole, never changed.
-        self.ahead: dict[tuple[str, Lane], tuple[tuple[int, int], ...]] = {}
+        self.account = Account(self.catalog, self.cursors, self.stats)
         self.last_turn_ns = 0
         self.last_boot = 0  # of the last turn on disk
         # What was derived from raw records before this sequence is on disk for certain. Every raw
@@ -101,7 +99,6 @@ class Store:
         self.checkpoint: Checkpoint | None = None  # of the start; the raw lane goes on from it
         self._writers: dict[Lane, LaneWriter] = {}
         self._lock: File | None = None
-        self._is_losing = False  # samples that a sink has not had are being deleted
 
     def open(self) -> None:
         """Lock, create what is not there, recover what is. Raises SpoolLocked, OSError."""
@@ -421,64 +418,20 @@ class Store:
             self.stats.error_last = str(error)
             writer.write(drafts, sync=sync)
 
-    def cursor_of(self, name: str, lanes: Sequence[Lane]) -> Cursor:
-        """The cursor of a sink that begins to read; a gap from while it was away is counted."""
-        cursor = self.cursors[name]
-        self.reading[name] = tuple(lanes)
-        for lane in lanes:
-            begin = self.samples_begin(lane)
-            place = cursor.place(lane)
-            if place is None:
-                cursor.move(lane, begin)
-            elif place < begin:
-                self._note_gap(lane, begin - place)
-                cursor.move(lane, begin)  # counted once
-        return cursor
-
     def _on_evict(self, segment: Segment, reason: str) -> None:
-        """Count what some sink will never get of a segment that is deleted, and note the gap."""
-        lane, summary = segment.lane, segment.summary
-        undelivered = 0
-        for name, lanes in list(self.reading.items()):  # the event loop may add one
-            cursor = self.cursors[name]
-            place = cursor.place(lane)
-            if lane in lanes and place is not None and place < summary.samples_end:
-                start = max(place, summary.samples_before)
-                had = sum(
-                    max(0, min(span_stop, summary.samples_end) - max(span_start, start))
-                    for span_start, span_stop in self.ahead.get((name, lane), ())
-                )
-                undelivered = max(undelivered, summary.samples_end - start - had)
-                # Counted here, so the next start must not find it and count it once more. An
-                # acknowledgement meanwhile is undone at worst, and the batch sent again.
-                cursor.move(lane, summary.samples_end)
-        if undelivered > 0:
-            self._note_gap(lane, undelivered)
-        else:
-            self._is_losing = False
-        self._writers[lane].note_gap(
+        """A segment is gone: count what nobody will get of it, and note the gap."""
+        summary = segment.summary
+        self._writers[segment.lane].note_gap(
             Gap(
                 reason=reason,
                 samples=summary.samples_end - summary.samples_before,
-                undelivered=max(undelivered, 0),
+                undelivered=self.account.deleted(segment),
                 sequence_first=segment.first_sequence,
                 sequence_last=summary.sequence_end - 1,
                 t_ns_min=time_or_zero(summary.t_ns_min),
                 t_ns_max=time_or_zero(summary.t_ns_max),
             )
         )
-
-    def _note_gap(self, lane: Lane, samples: int) -> None:
-        self.stats.samples_lost_total += samples
-        if not self._is_losing:
-            self.stats.gaps_total += 1
-            log.error(
-                "spool.undelivered_deleted lane=%s samples=%d bytes_max=%d",
-                lane.name.lower(),
-                samples,
-                self.settings.bytes_max,
-            )
-        self._is_losing = True
 
     def _find_last_turn(self) -> tuple[int, int]:
         newest = next(self.rows_backwards(Lane.RAW), None)

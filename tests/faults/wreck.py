@@ -52,7 +52,7 @@ class Template:
             for lane in Lane:
                 grown = len(world.promised[lane]) - before[lane]
                 self.last[lane] = grown or self.last[lane]
-        cursor = world.store.cursor_of("db", tuple(Lane))
+        cursor = world.store.account.begin("db", tuple(Lane))
         cursor.move(Lane.RAW, world.store.samples_end(Lane.RAW) // 2)
         world.store.save_cursors()
         world.store.save_checkpoint(Checkpoint(world.store.applied(Lane.RAW), [], {}))

@@ -20,7 +20,7 @@ def stopped(seed: int = 1) -> tuple[World, int]:
     for _ in range(20):
         world.commit(1)
     half = store.samples_end(Lane.RAW) // 2
-    store.cursor_of("influx", [Lane.RAW]).move(Lane.RAW, half)
+    store.account.begin("influx", [Lane.RAW]).move(Lane.RAW, half)
     store.save_cursors()
     store.close()
     return world, half
@@ -44,7 +44,7 @@ def test_the_ends_are_all_that_is_stored_or_nothing(to: str) -> None:
         assert move.samples_given_up == (end - half if to == "newest" else 0)
         mover.move("influx", [move])
     store = world.open()
-    assert store.cursor_of("influx", [Lane.RAW]).place(Lane.RAW) == move.target
+    assert store.account.begin("influx", [Lane.RAW]).place(Lane.RAW) == move.target
 
 
 def test_a_time_leaves_out_only_what_is_older() -> None:

@@ -332,7 +332,7 @@ def gaps_of(store: Store, lane: Lane) -> list[Gap]:
 def test_what_is_deleted_leaves_a_gap_record_that_counts_it() -> None:
     world = filled(bytes_max=24 * 8192, commits=10)
     table, clock = world.table, world.clock
-    world.store.cursor_of("sink", [Lane.RAW])
+    world.store.account.begin("sink", [Lane.RAW])
     for _ in range(200):
         world.commit(1)
         world.store.tidy()
@@ -400,7 +400,7 @@ def test_a_derived_batch_that_cannot_be_synced_is_written_again_in_its_place() -
 @pytest.mark.parametrize("seed", range(8))
 def test_a_cursor_that_a_killed_process_left_in_the_cache_outlives_a_power_cut(seed: int) -> None:
     world = filled()
-    world.store.cursor_of("sink", [Lane.RAW]).move(Lane.RAW, 3)
+    world.store.account.begin("sink", [Lane.RAW]).move(Lane.RAW, 3)
     world.disk.fail(lambda call: errno.EIO if call == "sync_directory" else 0)
     with pytest.raises(OSError, match="Input/output"):
         world.store.save_cursors()  # its file is there, but the name is not on disk for certain
@@ -419,7 +419,7 @@ def test_a_cursor_ahead_of_its_lane_stays_moved_back_through_a_second_power_cut(
     world.open()
     world.commit(1)
     end = world.store.samples_end(Lane.RAW)
-    world.store.cursor_of("influx", tuple(Lane)).move(Lane.RAW, end + 1)
+    world.store.account.begin("influx", tuple(Lane)).move(Lane.RAW, end + 1)
     world.store.save_cursors()
     world.store.close()
     reopen(world)

@@ -76,7 +76,7 @@ def a_world() -> World:
     for _ in range(25):
         world.commit(1)
     world.sync_derived()
-    world.store.cursor_of("influx", tuple(Lane))
+    world.store.account.begin("influx", tuple(Lane))
     world.store.save_cursors()
     return world
 
@@ -169,7 +169,7 @@ def test_no_file_that_cannot_be_read_keeps_the_spool_from_the_disk(name: str) ->
     if not store.is_open:
         store.enter_memory()  # as the writer does after some seconds
         store.leave_memory()
-    store.cursor_of("influx", tuple(Lane))
+    store.account.begin("influx", tuple(Lane))
     store.save_cursors()
     store.settle_boots(6, Boot(1, 3, "exact"), 2 * 10**18)
     store.close()

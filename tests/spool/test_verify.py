@@ -98,7 +98,7 @@ def test_a_file_of_which_nothing_is_left_is_named() -> None:
 
 def test_a_cursor_of_which_no_slot_is_whole_is_named() -> None:
     world = a_world(5)
-    world.store.cursor_of("influx", [Lane.RAW])
+    world.store.account.begin("influx", [Lane.RAW])
     world.store.save_cursors()
     path = world.store.cursors["influx"].path
     world.disk.put(path, bytes(1024))
@@ -108,7 +108,7 @@ def test_a_cursor_of_which_no_slot_is_whole_is_named() -> None:
 
 def test_deletions_on_purpose_are_shown_and_are_no_damage() -> None:
     world = a_world(6, commits=150, bytes_max=16 * 8192)
-    world.store.cursor_of("influx", [Lane.RAW])
+    world.store.account.begin("influx", [Lane.RAW])
     assert verify(world.disk, DIRECTORY).findings == []
     report = look(world.disk, DIRECTORY)
     raw = report.lanes[Lane.RAW]

@@ -14,17 +14,15 @@ decides where the job is done: at once, or in a thread while the event loop goes
 from __future__ import annotations
 
 import logging
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from gateway.errors import ModelFailed, SluicegateError
+from gateway.errors import SluicegateError
 from gateway.frame import BoolArray, ByteArray, FloatArray, Frame, IdArray
 from gateway.inference import ModelStats
 from gateway.inference.alarms import Alarms
-from gateway.inference.aside import ChildRunner
 from gateway.inference.bundle import Bundle
 from gateway.inference.config import ModelSettings
 from gateway.inference.drift import BLOCK_NS, Drift, DriftRule
@@ -38,20 +36,18 @@ from gateway.inference.events import (
 from gateway.inference.manifest import unit_differs
 from gateway.inference.records import Event, Records
 from gateway.inference.rings import AGE_MAX_PERIODS, NOWHERE, CellArray, Rings, age_max_ns
+from gateway.inference.run import Run, Save
 from gateway.inference.runtime import Float32Array
 from gateway.inference.sensors import SensorWatch
 from gateway.jobs import Work
 from gateway.tag import Quality, Tag, TagTable
 
-__all__ = ["AssetStatus", "Run", "Scores", "Watcher"]
+__all__ = ["AssetStatus", "Scores", "Watcher"]
 
 log = logging.getLogger(__name__)
 
 # One model's rings on a board of 512 MiB. At 30 samples of 10 features: 100,000 assets.
 RING_BYTES_MAX = 256 * 2**20
-# A run that takes longer than this is not done on the event loop.
-RUN_ON_LOOP_MS_MAX = 2.0
-
 # A sensor that is at fault and makes no alarm can wait so long for its verdict.
 JUDGE_PERIOD_S = 10.0
 # A model that fails so often in a row is not run any more.
@@ -84,52 +80,6 @@ class Scores:
 
     frame: Frame
     events: list[Event]
-
-
-class Run:
-    """One run of a model over the windows that were gathered for it: a job for any thread."""
-
-    def __init__(self, bundle: Bundle, ms_max: float) -> None:
-        """A run that works for more than `ms_max` counts as failed, though it came to an end."""
-        self.runner = bundle.runner
-        self.contributions: Float32Array | None = None
-        self.scores: Float32Array | None = None  # None: it failed
-        self.error = ""
-        self.ms = 0.0
-        self._ms_max = ms_max
-
-    @property
-    def is_slow(self) -> bool:
-        """Whether it would hold up an event loop, as far as the last time tells."""
-        return self.runner.is_aside or self.ms > RUN_ON_LOOP_MS_MAX
-
-    def do(self) -> None:
-        began_s, worked_s = time.perf_counter(), time.thread_time()
-        try:
-            self.scores, self.contributions = self.runner.run()
-            self.error = ""
-        except ModelFailed as error:
-            self.scores, self.contributions = None, None
-            self.error = str(error)
-        self.ms = (time.perf_counter() - began_s) * 1000
-        # On a busy board any model has to wait for a core; that is no fault of it.
-        here_ms = (time.thread_time() - worked_s) * 1000
-        worked_ms = self.runner.ms if isinstance(self.runner, ChildRunner) else here_ms
-        if worked_ms > self._ms_max and not self.error:
-            self.scores, self.contributions = None, None
-            self.error = f"it took {worked_ms:.0f} ms; {self._ms_max:.0f} are allowed"
-
-
-class Save:
-    """Have what is known of drift written down: a job that waits for the disk."""
-
-    is_slow = True
-
-    def __init__(self, drift: Drift) -> None:
-        self._drift = drift
-
-    def do(self) -> None:
-        self._drift.save()
 
 
 class Watcher:

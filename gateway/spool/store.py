@@ -438,16 +438,24 @@ class Store:
         return (int(newest.columns.now_ns[-1]), newest.boot) if newest is not None else (0, 0)
 
     def _find_derived_turn_ns(self) -> int:
-        """Time of the last turn of which all that was derived is on disk; 0 if it is not known."""
+        """A time before which all that was derived is on disk; 0 if it is not known.
+
+        That of the last such turn, or of one behind it that is older: times of boots that did not
+        know theirs may run back.
+        """
         if not self._writers[Lane.RAW].raw_sequence:
             return self.last_turn_ns
         sequence = self._derived_mark - 1
+        found: list[int] = []
         for segment in self.catalog.segments[Lane.RAW]:
-            if segment.first_sequence <= sequence < segment.summary.sequence_end:
-                index = self.catalog.contents(segment).index
-                rows = index[index["sequence"] <= sequence]
-                return int(self.catalog.times(rows[-1:], "now_ns_max")[0]) if len(rows) else 0
-        return 0
+            if segment.summary.sequence_end <= sequence:
+                continue
+            index = self.catalog.contents(segment).index
+            first = int(index["sequence"].searchsorted(sequence, side="right")) - 1
+            if not found and (first < 0 or segment.first_sequence > sequence):
+                return 0
+            found += self.catalog.times(index[max(first, 0) :], "now_ns_max").tolist()
+        return min(found, default=0)
 
     def _find_checkpoint(self) -> Checkpoint | None:
         """One that the raw lane goes on from without a hole."""

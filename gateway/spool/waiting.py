@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gateway.frame import Lane
+from gateway.frame import BoolArray, Lane
 from gateway.spool.boots import Boot, Boots
-from gateway.spool.catalog import Catalog
+from gateway.spool.catalog import Catalog, Contents, IndexArray
 from gateway.spool.stats import SpoolStats
 
 __all__ = ["SEQUENCE_MAX", "Waiting"]
@@ -102,24 +102,23 @@ class Waiting:
         self._stats.fsyncs_total += 0 if in_memory else 2
 
     def _spans(self) -> dict[int, _Span]:
-        """Where the provisional times of each boot that waits lie, in the order they were."""
+        """Where the provisional times of each boot that waits lie, in the order they were.
+
+        Turns without samples count as well: they say as much about when it was.
+        """
+        indexes = {lane: self._index(lane) for lane in _LANES}
+        waiting = {
+            boot
+            for index in indexes.values()
+            for boot in np.unique(index["boot"][_has_samples(index)]).tolist()
+            if boot and not self._boots[boot].is_known
+        }
         spans: dict[int, _Span] = {}
-        for lane in _LANES:
-            segments = self._catalog.segments[lane]
-            wanted = [
-                self._catalog.contents(segment).index
-                for before, segment in zip((None, *segments), segments, strict=False)
-                if segment.summary.has_provisional
-                or (before is not None and before.summary.has_provisional)
-            ]
-            if not wanted:
-                continue
-            index = np.concatenate(wanted)
-            index = index[index["samples_end"] > index["samples_before"]]
+        for index in indexes.values():
             boots, is_known = index["boot"], index["boot"] == 0
             _, first = np.unique(boots, return_index=True)
             for boot in boots[np.sort(first)].tolist():
-                if not boot or self._boots[boot].is_known:
+                if boot not in waiting:
                     continue
                 times = index["now_ns_max"][boots == boot]
                 # Where a known time follows one of these, that is as late as it can have been.
@@ -129,3 +128,19 @@ class Waiting:
                 span = _Span(int(times.min()), int(times.max()), missing_ns_max)
                 spans[boot] = span if boot not in spans else spans[boot].joined(span)
         return spans
+
+    def _index(self, lane: Lane) -> IndexArray:
+        """The records of the segments that have provisional times, and of those behind them."""
+        segments = self._catalog.segments[lane]
+        wanted = [
+            self._catalog.contents(segment).index
+            for before, segment in zip((None, *segments), segments, strict=False)
+            if segment.summary.has_provisional
+            or (before is not None and before.summary.has_provisional)
+        ]
+        return np.concatenate([Contents().index, *wanted])
+
+
+def _has_samples(index: IndexArray) -> BoolArray:
+    has: BoolArray = index["samples_end"] > index["samples_before"]
+    return has

@@ -241,6 +241,24 @@ def test_a_boot_that_left_turns_and_no_samples_holds_nothing_back() -> None:
     store.close()
 
 
+def test_a_boot_that_left_turns_only_comes_where_it_was_in_the_order_of_boots() -> None:
+    store = Store(Path("/s"), SETTINGS, TagTable(), ManualClock(), SimulatedDisk())
+    store.open()
+    for lane in Lane:
+        store.table.add(make_tag(f"pump.{lane.name.lower()}", lane=lane))
+    raw, score = make_frame([(2, int(Lane.RAW), 1.0)]), make_frame([(2, int(Lane.SCORE), 1.0)])
+    store.commit([Group([Turn(1 * S, {}, 7)])])
+    store.commit([Group([Turn(500 * S, {Lane.RAW: raw})])])
+    store.commit([Group([Turn(501 * S, {Lane.RAW: raw}, 8)])])
+    store.commit([Group([Turn(1 * S, {Lane.SCORE: score}, 7)])])  # made again, later
+    store.settle_boots(0, Boot(0), 900 * S)
+    verdicts = store.boots.all()
+    # Over before somebody knew the time, and before boot 8.
+    assert 1 * S + verdicts[7].missing_ns < 500 * S
+    assert 501 * S + verdicts[8].missing_ns == 900 * S - 1
+    store.close()
+
+
 def test_what_is_made_again_for_one_boot_does_not_vouch_for_the_next() -> None:
     store = Store(Path("/s"), SETTINGS, TagTable(), ManualClock(), SimulatedDisk())
     store.open()

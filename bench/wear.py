@@ -1,6 +1,6 @@
 """What a plant of 100 samples a second costs a card, at the block layer. Needs root: a loop device.
 
-    sudo python bench/wear.py [--seconds 120] [--rate 100]
+    sudo python bench/wear.py [--seconds 120] [--rate 100] [--commit-period 0.98]
 
 One scan a second, float32 with 1 % noise, aggregates every ten seconds, and a sink that takes
 everything at once. Reported: bytes and flushes that reached the device in that time, the journal of
@@ -44,14 +44,16 @@ async def deliver(reader: SpoolReader) -> None:
         await reader.acknowledge(await reader.next(20_000))
 
 
-async def run(directory: Path, device: str, rate: int, seconds: int) -> None:
+async def run(
+    directory: Path, device: str, rate: int, seconds: int, settings: SpoolSettings
+) -> None:
     rng = np.random.default_rng(1)
     table = make_table(rate)
     ids = np.arange(rate, dtype=np.int32)
     level = rng.uniform(1, 1000, rate)
     aggregates = [AggregateSettings.model_validate({"every": 10.0})]
     turns = Turns(table, aggregates, 60.0, None)
-    async with Spool.open(directory, SpoolSettings(), table, SystemClock()) as spool:
+    async with Spool.open(directory, settings, table, SystemClock()) as spool:
         reading = asyncio.create_task(deliver(spool.reader("db", list(Lane))))
         for second in range(WARM_UP_S + seconds):
             if second == WARM_UP_S:  # each lane has its first file by now
@@ -79,7 +81,10 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=120)
     parser.add_argument("--rate", type=int, default=100)
     parser.add_argument("--options", default="defaults", help="to mount with, such as lazytime")
+    usual_s = SpoolSettings().commit_period
+    parser.add_argument("--commit-period", type=float, default=usual_s, help="seconds")
     given = parser.parse_args()
+    settings = SpoolSettings(commit_period=given.commit_period)
     with tempfile.TemporaryDirectory(prefix="wear-bench-") as folder:
         image, mount = Path(folder) / "disk.img", Path(folder) / "disk"
         mount.mkdir()
@@ -93,7 +98,7 @@ def main() -> None:
             subprocess.run(["mkfs.ext4", "-q", "-E", "lazy_itable_init=0", device], check=True)
             subprocess.run(["mount", "-o", given.options, device, mount], check=True)
             try:
-                asyncio.run(run(mount / "spool", device, given.rate, given.seconds))
+                asyncio.run(run(mount / "spool", device, given.rate, given.seconds, settings))
             finally:
                 subprocess.run(["umount", mount], check=True)
         finally:

@@ -36,6 +36,7 @@ from gateway.spool.segment import (
     TAGS,
     TIME_MIN,
     Found,
+    GivenUp,
     Record,
     Summary,
     decode_record,
@@ -152,6 +153,8 @@ class Segment:
         self.lane, self.number = parse_name(path.name) or (Lane.RAW, 0)
         self.seed = seed_of(self.lane, self.number)
         self.first_sequence = first_sequence
+        # Where the lane stood before it, and before what was given up in memory in between.
+        self.begin = GivenUp(first_sequence, summary.samples_before)
         self.can_grow = False  # the last of its lane, sound, without a summary on disk
         self.contents: Contents | None = None  # kept while it can grow
         self.crc_last = self.seed  # the chain's end

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from gateway.frame import Lane
@@ -18,6 +19,7 @@ from gateway.spool.config import SpoolSettings
 from gateway.spool.disk import File
 from gateway.spool.overlay import OverlayDisk
 from gateway.spool.quarantine import Quarantine
+from gateway.spool.segment import GIVEN_UP_START, GivenUp, encode_given_up
 
 __all__ = ["Pool"]
 
@@ -112,15 +114,23 @@ class Pool:
     def _evict_memory(self) -> bool:
         """Give up the oldest segment that is in memory; False if none can go."""
         for lane in EVICTION_ORDER:
-            for oldest in self._catalog.segments[lane][:-1]:
+            for oldest, behind in pairwise(self._catalog.segments[lane]):
                 if self._disk.is_in_memory(oldest.path):
                     oldest.is_gone = True
                     self._disk.unlink(oldest.path)
                     kept = tuple(s for s in self._catalog.segments[lane] if s is not oldest)
                     self._catalog.segments[lane] = kept
                     self._on_evict(oldest, "memory")
+                    self._begin_at(behind, oldest.begin)
                     return True
         return False
+
+    def _begin_at(self, segment: Segment, given_up: GivenUp) -> None:
+        """Have it on record, in memory too: no start must take what is gone for damage."""
+        file = self._disk.open(segment.path, write=True)
+        file.write(encode_given_up(given_up, segment.seed), GIVEN_UP_START)
+        file.close()
+        segment.begin = given_up
 
     def prepare(self) -> None:
         """Have a spare ready, so that the next commit need not wait for it; or not, if it fails."""

@@ -25,6 +25,7 @@ from gateway.spool.segment import (
     TIME_MAX,
     SegmentHeader,
     Summary,
+    decode_given_up,
     decode_header,
     decode_summary,
     scan,
@@ -84,7 +85,7 @@ def find_segments(
             if segments and not segment.summary.records:
                 found.useless.append(path)
                 continue
-            limit = segment.first_sequence
+            limit = segment.begin.sequence
             found.number_max = max(found.number_max, number)
             segments.append(segment)
         segments.reverse()
@@ -113,7 +114,7 @@ def _examine(
     if header is not None and summary is not None:
         is_full = not is_last and summary.sequence_end <= limit and summary.end <= size
         if is_full:
-            return Segment(path, size, summary, header.first_sequence)
+            return _begun(Segment(path, size, summary, header.first_sequence), data)
     is_uncertain = is_last and to_write
     if is_uncertain:
         disk.make_durable(path)
@@ -121,6 +122,13 @@ def _examine(
     segment = _go_through(path, data, header, limit, damage, is_last=is_last)
     if segment is not None:
         segment.can_grow = is_last and header is not None and summary is None
+        _begun(segment, data)
+    return segment
+
+
+def _begun(segment: Segment, data: bytes) -> Segment:
+    """Have a segment know where the lane stood before it."""
+    segment.begin = decode_given_up(data, segment.seed) or segment.begin
     return segment
 
 
@@ -166,7 +174,7 @@ def _count_missing(segments: Sequence[Segment], damage: Damage) -> None:
     for before, segment in pairwise(segments):
         damage.note(
             segment.path.name,
-            segment.first_sequence - before.summary.sequence_end,
-            segment.summary.samples_before - before.summary.samples_end,
+            segment.begin.sequence - before.summary.sequence_end,
+            segment.begin.samples - before.summary.samples_end,
             "what should stand before it is missing",
         )

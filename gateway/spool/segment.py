@@ -1,6 +1,7 @@
 """Segment: the bytes of a spool file, and what of them may be believed. Pure, no I/O.
 
     0      header   60 bytes: which lane, which number, where the lane stood when it began
+    128    given up 28 bytes: where it stood before what went in memory (absent if nothing did)
     512    summary  84 bytes: what is in it, written when the segment is full (absent before)
     4096   records, each 8-aligned: header of 104 bytes, payload, zeros up to the next multiple of 8
 
@@ -26,18 +27,22 @@ from gateway.frame import Lane
 __all__ = [
     "FRAMES",
     "GAP",
+    "GIVEN_UP_START",
     "HEADER_BYTES",
     "HEAD_BYTES",
     "RECORDS_START",
     "SUMMARY_START",
     "TAGS",
     "Found",
+    "GivenUp",
     "Record",
     "SegmentHeader",
     "Summary",
+    "decode_given_up",
     "decode_header",
     "decode_record",
     "decode_summary",
+    "encode_given_up",
     "encode_header",
     "encode_record",
     "encode_summary",
@@ -55,6 +60,7 @@ FRAMES = 1  # kinds of record
 TAGS = 2
 GAP = 3
 
+GIVEN_UP_START = 128  # written with the header, in memory
 SUMMARY_START = 512  # a sector of its own
 HEAD_BYTES = 1024  # of header and summary
 RECORDS_START = 4096  # a block of its own
@@ -167,6 +173,29 @@ def decode_header(data: bytes) -> SegmentHeader | None:
     if not _is_intact(data, _SEGMENT, _SEGMENT_MAGIC, 0):
         return None
     return SegmentHeader._make(_SEGMENT.unpack_from(data)[2:])
+
+
+class GivenUp(NamedTuple):
+    """Where the lane stood before segments that were given up in memory, right before this one."""
+
+    sequence: int
+    samples: int
+
+
+_GIVEN_UP = struct.Struct("<4sB3xQQ")  # magic, version, then GivenUp's fields
+_GIVEN_UP_MAGIC = b"SlgU"
+
+
+def encode_given_up(given_up: GivenUp, seed: int) -> bytes:
+    data = _GIVEN_UP.pack(_GIVEN_UP_MAGIC, VERSION, *given_up)
+    return data + _CHECKSUM.pack(zlib.crc32(data, seed))
+
+
+def decode_given_up(data: bytes, seed: int) -> GivenUp | None:
+    """From a segment given from its first byte; None if nothing was, or none can be believed."""
+    if not _is_intact(data, _GIVEN_UP, _GIVEN_UP_MAGIC, GIVEN_UP_START, seed):
+        return None
+    return GivenUp._make(_GIVEN_UP.unpack_from(data, GIVEN_UP_START)[2:])
 
 
 class Summary(NamedTuple):

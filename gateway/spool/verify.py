@@ -20,6 +20,7 @@ from gateway.spool.dictionary import Dictionary, decode_tags
 from gateway.spool.disk import Disk
 from gateway.spool.gap import decode_gap
 from gateway.spool.inspect import FINDINGS_MAX, Finding, cursor_finding, find_cursors, open_catalog
+from gateway.spool.salvage import read_around
 from gateway.spool.segment import (
     FRAMES,
     GAP,
@@ -82,7 +83,7 @@ def _verify_segment(disk: Disk, segment: Segment, before: Summary | None, verdic
     """Go through one file; False if it has been deleted meanwhile."""
     name, summary = segment.path.name, segment.summary
     try:
-        data = disk.read(segment.path, summary.end, 0)
+        data = read_around(disk, segment.path, summary.end)
     except FileNotFoundError:
         return False
     except OSError as error:
@@ -115,7 +116,7 @@ def _heads(segment: Segment, data: bytes, before: Summary | None) -> Iterator[Fi
         yield Finding(name, "the header of the segment is not what was written", 1, 0)
     if before is not None:
         at = (before.sequence_end, before.samples_end, before.t_ns_max)
-        begin = (segment.first_sequence, summary.samples_before, summary.t_ns_min)
+        begin = (*segment.begin, summary.t_ns_min)
         yield from _missing(name, "what should stand before it is missing", at, begin)
 
 

@@ -69,7 +69,8 @@ class World:
         # Few lives are long: in these every file is written several times over.
         self.is_long = rng.random() < 0.04
         bytes_max = BYTES_MAX[0] if self.is_long else rng.choice(BYTES_MAX)
-        self.settings = small_settings(bytes_max=bytes_max, raw=True)
+        # In memory there is room for a few segments of a block, so that it runs over.
+        self.settings = small_settings(bytes_max=bytes_max, raw=True, pending_bytes_max=7 * 8192)
         if rng.random() < 0.2:
             self.disk.short_writes = random.Random(seed)
         self.lies = rng.random() < 0.2
@@ -186,8 +187,10 @@ class World:
             self.keep_house(chance)
         elif chance < 0.85:
             self.server.misbehave()
-        elif chance < 0.9:
+        elif chance < 0.88:
             self.break_disk()
+        elif chance < 0.9:
+            self.refuse_for_long()
         elif self.lies and chance < 0.93:
             self.lied = self.server.is_deceived = True
             self.disk.liar = rng
@@ -223,6 +226,29 @@ class World:
         calls = WRITES if rng.random() < 0.5 else (rng.choice(sorted(WRITES)),)
         share = rng.choice((0.1, 0.5, 1.0))
         disk.fail(lambda call: code if call in calls and rng.random() < share else 0)
+
+    def refuse_for_long(self) -> None:
+        """The card takes nothing for so long that the spool goes on in memory."""
+        rng, store = self.rng, self.store
+        self.disk.fail(lambda call: errno.EROFS if call in WRITES else 0)
+        store.enter_memory()
+        held: list[tuple[Group, list[Turn]]] = []
+        for _ in range(rng.choice((1, 4, 60))):
+            turns = self.random_turns()
+            group = Group(list(turns))
+            store.commit([group])
+            group.forget_turns()
+            held.append((group, turns))
+            self.deliver(rng.choice((0.0, 0.3, 20.0)))
+        if rng.random() < 0.2:
+            raise PowerCut
+        self.disk.heal()
+        if rng.random() < 0.3:
+            self.break_disk()
+        self.persist(store.leave_memory)
+        for group, turns in held:
+            if store.is_kept(group.sequence):
+                self.durable.update(turn.now_ns for turn in turns)
 
     def persist(self, work: Callable[[], object]) -> None:
         """Try until the disk is well, as the writer's thread does."""

@@ -16,6 +16,7 @@ payload (JSON), u32 CRC of all before.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import struct
@@ -67,7 +68,7 @@ class Boots:
         self._disk = disk
         self._path = directory / NAME
         self._boots: Mapping[int, Boot] = {}
-        self._is_unread = False  # there may be more on disk
+        self._is_loaded = False
         self._is_unsaved = False  # there is less on disk
 
     def __getitem__(self, boot_id: int) -> Boot:
@@ -88,42 +89,51 @@ class Boots:
             if not in_memory:
                 raise
             log.warning("spool.boots_unreadable error=%s", error)
-            self._is_unread = True
 
     def _load(self) -> None:
-        self._is_unread = False
         try:
             data = self._disk.read(self._path, min(self._disk.size(self._path), _BYTES_MAX), 0)
-            self._boots = {**decode_boots(data), **self._boots}
+            on_disk = decode_boots(data)
         except FileNotFoundError:
-            return
+            on_disk = {}
         except SpoolDamaged as error:
             _log_damaged(error)
+            on_disk = {}
+        self._boots = _joined(on_disk, self._boots)
+        self._is_loaded = True
 
     def save(self, boots: Mapping[int, Boot], *, in_memory: bool) -> None:
         """Have these from now on. With OSError, still those of before."""
-        newest = dict(list(boots.items())[-BOOTS_MAX:])
-        if not in_memory:
-            new = self._path.with_suffix(".new")
-            file = self._disk.create(new, 0)
+        if in_memory:
+            self._boots, self._is_unsaved = _newest(boots), True
+            return
+        unreadable: OSError | None = None
+        if not self._is_loaded:
             try:
-                file.write(encode_boots(newest), 0)
-                file.sync()
-            finally:
-                file.close()
-            self._disk.rename(new, self._path)
-            self._disk.sync_directory(self._path.parent)
-        self._boots = newest
-        self._is_unsaved = in_memory
+                self._load()
+            except OSError as error:
+                unreadable = error
+            boots = _joined(self._boots, boots)
+        newest = _newest(boots)
+        new = self._path.with_suffix(".new")
+        file = self._disk.create(new, 0)
+        try:
+            file.write(encode_boots(newest), 0)
+            file.sync()
+        finally:
+            file.close()
+        self._disk.rename(new, self._path)
+        self._disk.sync_directory(self._path.parent)
+        if unreadable is not None:  # by a disk that takes what is written
+            _log_damaged(unreadable)
+        self._boots, self._is_loaded, self._is_unsaved = newest, True, False
 
     def leave_memory(self) -> None:
         """Save what was only remembered, beside what could not be read. Raises OSError."""
-        if self._is_unread:
-            try:
+        if not self._is_loaded:
+            with contextlib.suppress(OSError):
                 self._load()
-            except OSError as error:  # the disk is in use again: it is damaged for good
-                _log_damaged(error)
-        if self._is_unsaved:
+        if self._is_unsaved or not self._is_loaded:
             self.save(self.all(), in_memory=False)
 
     def all(self) -> dict[int, Boot]:
@@ -151,6 +161,16 @@ class Boots:
             quality = np.where(is_good, np.uint8(Quality.UNCERTAIN_CLOCK), quality)
         t_ns = frame.t_ns + boot.missing_ns
         return Frame(t_ns, frame.tag_ids, frame.values, quality, frame.exact)
+
+
+def _joined(old: Mapping[int, Boot], new: Mapping[int, Boot]) -> dict[int, Boot]:
+    """Of a boot that is in both, what is new; but a verdict is once and for all."""
+    known = {boot_id for boot_id, boot in old.items() if boot.is_known}
+    return dict(old) | {boot_id: boot for boot_id, boot in new.items() if boot_id not in known}
+
+
+def _newest(boots: Mapping[int, Boot]) -> dict[int, Boot]:
+    return dict(list(boots.items())[-BOOTS_MAX:])
 
 
 def _log_damaged(error: Exception) -> None:

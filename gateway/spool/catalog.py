@@ -161,6 +161,7 @@ class Segment:
         self.is_gone = False  # deleted on purpose
         self.is_checked = False  # what is missing between its records is counted
         self.sequences_damaged: set[int] = set()  # counted
+        self.bad_blocks: set[int] = set()  # that the device cannot read any more
 
 
 def segment_path(directory: Path, lane: Lane, number: int) -> Path:
@@ -363,7 +364,7 @@ class Catalog:
     def _load(self, segment: Segment) -> Contents:
         summary = segment.summary
         try:
-            data = read_around(self._disk, segment.path, summary.end)
+            data = read_around(self._disk, segment.path, summary.end, segment.bad_blocks)
         except OSError as error:
             samples = summary.samples_end - summary.samples_before
             self._count(segment, summary.sequence_end, samples, error)

@@ -82,9 +82,8 @@ class AppendFile(File):
     """One that is appended to a little at a time, past the page cache.
 
     Through it a commit of 400 bytes writes a page of 4 KiB, and the next commit writes that page
-    again; a card is given 0.77 GB a day for 100 samples a second so, and 0.42 this way
-    (`bench/wear.py`). Where a file system has no direct I/O, or its sectors are larger, nothing
-    is different from a `File`.
+    again: eight times what was committed (docs/decisions/0013-sectors-not-pages.md). Where a file
+    system has no direct I/O, or its sectors are larger, nothing is different from a `File`.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -129,10 +128,6 @@ class AppendFile(File):
         finally:
             fcntl.fcntl(self._descriptor, fcntl.F_SETFL, flags)
         return self._is_direct
-
-    def close(self) -> None:
-        super().close()
-        self._sectors.close()
 
 
 class Disk:

@@ -157,9 +157,9 @@ class LaneWriter:
         self._gaps = [*self._gaps[-(GAPS_WAITING_MAX - 1) :], gap]
 
     def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()
 
     @property
     def is_nearly_full(self) -> bool:

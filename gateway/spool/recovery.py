@@ -19,7 +19,7 @@ from pathlib import Path
 from gateway.frame import Lane
 from gateway.spool.catalog import Segment, contents_of, missing, parse_name, segment_path
 from gateway.spool.disk import Disk
-from gateway.spool.salvage import read_around
+from gateway.spool.salvage import BLOCK_BYTES, read_around
 from gateway.spool.segment import (
     HEAD_BYTES,
     TIME_MAX,
@@ -118,10 +118,17 @@ def _examine(
     is_uncertain = is_last and to_write
     if is_uncertain:
         disk.make_durable(path)
-    data = read_around(disk, path, size)
-    segment = _go_through(path, data, header, limit, damage, is_last=is_last)
+    bad_blocks: set[int] = set()
+    data = read_around(disk, path, size, bad_blocks)
+    # What the device cannot read was not torn: nothing behind it is disbelieved, and nothing is
+    # written there, where it may come to light again.
+    is_end = is_last and not bad_blocks
+    segment = _go_through(path, data, header, limit, damage, is_last=is_end)
     if segment is not None:
-        segment.can_grow = is_last and header is not None and summary is None
+        segment.can_grow = is_end and header is not None and summary is None
+        segment.bad_blocks = bad_blocks
+        if is_last and any(block * BLOCK_BYTES >= segment.summary.end for block in bad_blocks):
+            damage.note(path.name, 1, 0, "what may stand at the end of the lane cannot be read")
         _begun(segment, data)
     return segment
 

@@ -108,10 +108,10 @@ class Store:
             # Of a process that was killed there may be names that are not on disk yet.
             self.disk.sync_directory(self.directory)
         names = self.disk.names(self.directory)
-        # Before anything is counted: it may fail, and be tried again.
+        # Before anything is counted: they may fail, and be tried again.
+        self.boots.load(in_memory=self.in_memory)
         self.cursors.load(in_memory=self.in_memory)
         found = find_segments(self.disk, self.directory, names, self.damage, to_write=True)
-        self.boots.load(in_memory=self.in_memory)
         self.catalog.segments.update(found.segments)
         self.waiting.find()
         self.pool.adopt(found.useless, found.unbelievable)
@@ -157,7 +157,11 @@ class Store:
                 self._real_disk.names(self.directory)
             except OSError:
                 self._is_blind = True
-            self.open()
+            try:
+                self.open()
+            except BaseException:
+                self.disk.use_memory = False
+                raise
 
     @property
     def in_memory(self) -> bool:

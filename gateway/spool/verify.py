@@ -83,7 +83,7 @@ def _verify_segment(disk: Disk, segment: Segment, before: Summary | None, verdic
     """Go through one file; False if it has been deleted meanwhile."""
     name, summary = segment.path.name, segment.summary
     try:
-        data = read_around(disk, segment.path, summary.end)
+        data = read_around(disk, segment.path, summary.end, segment.bad_blocks)
     except FileNotFoundError:
         return False
     except OSError as error:

@@ -71,7 +71,7 @@ class Server:
     def _store(self, frame: Frame) -> None:
         values = frame.values.astype(np.int64)
         # The same series and time for the same value, always: so sending twice changes nothing.
-        if not self.is_deceived:
+        if self._time.has_chip or not self.is_deceived:
             self._time.check(frame, self.t_ns_of(values))
         assert (frame.tag_ids % self._tags == values % self._tags).all(), "a value of a wrong tag"
         for value in values.tolist():

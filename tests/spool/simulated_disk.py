@@ -190,6 +190,9 @@ class SimulatedDisk(Disk):
         """Part of a file, or all of it, is refused from now on."""
         self._names[path].unreadable.append(range(begin, end))
 
+    def make_readable(self, path: Path) -> None:
+        self._names[path].unreadable.clear()
+
     def lie_about(self, inode: Inode) -> None:
         """One sector of those to be synced is lost, or written to some other place on the disk."""
         rng, self.liar = self.liar, None

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gateway.clock import ManualClock
 from gateway.errors import SpoolDamaged, SpoolError, SpoolLocked
@@ -30,9 +32,12 @@ from gateway.spool.salvage import read_around
 from gateway.spool.segment import HEAD_BYTES, RECORDS_START, TAGS, decode_header, scan, seed_of
 from gateway.spool.store import Group, Store
 from gateway.spool.verify import verify
+from tests.spool import worlds
 from tests.spool.conftest import Opener, frame_of
 from tests.spool.simulated_disk import SimulatedDisk
-from tests.spool.worlds import DIRECTORY, World, new_table, small_settings
+from tests.spool.worlds import DIRECTORY, World, new_table, small_settings, values_of
+
+RAW_TAG = int(Lane.RAW) * worlds.TAGS
 
 
 def sealed(head: bytes, payload: bytes) -> bytes:
@@ -130,14 +135,38 @@ def test_a_whole_row_of_bad_blocks_does_not_keep_a_start_waiting(tmp_path: Path)
 
     path, written = tmp_path / "segment", os.urandom(4 * 2**20)
     path.write_bytes(written)
-    disk = BadDisk()
-    read = read_around(disk, path, len(written))
-    assert len(read) == len(written)
+    disk, bad = BadDisk(), set[int]()
+    read = read_around(disk, path, len(written), bad)
     assert read[: 2**20] == written[: 2**20]
     assert not any(read[2**20 : 3 * 2**20])
-    # Past the row at most as much is given up as the row was long.
-    assert read.endswith(written[-4096:]) or not any(read[3 * 2**20 :])
-    assert disk.refused <= 12
+    assert read[3 * 2**20 :] == written[3 * 2**20 :]
+    assert bad == set(range(256, 768))
+    assert disk.refused <= 13
+    assert read_around(disk, path, len(written), bad) == read
+    assert disk.refused <= 13, "what is known to be bad is not tried again"
+
+
+@given(st.sets(st.integers(0, 40), max_size=20), st.integers(1, 41 * 4096))
+def test_what_stands_before_and_behind_bad_blocks_is_read(unreadable: set[int], size: int) -> None:
+    class BadDisk(Disk):
+        def read(self, path: Path, size: int, offset: int) -> bytes:
+            del path
+            if unreadable & set(range(offset // 4096, -(-(offset + size) // 4096))):
+                raise OSError(errno.EIO, "bad")
+            return b"x" * size
+
+    blocks, bad = set(range(-(-size // 4096))), set[int]()
+    unreadable &= blocks
+    # Between two bad ones, a good one may pass for one of their row.
+    row = set(range(min(unreadable, default=0), max(unreadable, default=-1) + 1))
+    try:
+        read = read_around(BadDisk(), Path("/x"), size, bad)
+    except OSError:
+        assert row == blocks
+        return
+    assert len(read) == size
+    assert {block for block in blocks if read[block * 4096]} == blocks - bad
+    assert unreadable <= bad <= row
 
 
 def test_a_file_of_which_nothing_can_be_read_is_told(tmp_path: Path) -> None:
@@ -150,10 +179,10 @@ def test_a_file_of_which_nothing_can_be_read_is_told(tmp_path: Path) -> None:
 
     disk = DeadDisk()
     with pytest.raises(OSError, match="dead"):
-        read_around(disk, tmp_path, 100_000)
+        read_around(disk, tmp_path, 100_000, set())
     disk.code = errno.EACCES
     with pytest.raises(OSError, match="dead"):
-        read_around(disk, tmp_path, 100_000)
+        read_around(disk, tmp_path, 100_000, set())
 
 
 @pytest.mark.parametrize("name", ["boots", "cursors/influx.cursor", "checkpoint"])
@@ -311,6 +340,11 @@ def test_a_segment_that_cannot_be_read_any_more_costs_a_running_gateway_its_samp
     store = world.open()
     segment = store.catalog.segments[Lane.RAW][0]
     samples = segment.summary.samples_end - segment.summary.samples_before
+    for others in store.catalog.segments.values():  # until its index is no longer in memory
+        for other in others:
+            if other is not segment:
+                store.catalog.contents(other)
+    assert store.catalog.known_contents(segment) is None
     disk.hidden[segment.path.name] = 0
     assert len(store.catalog.contents(segment).index) == 0
     assert store.stats.samples_lost_total == samples
@@ -423,3 +457,99 @@ async def test_ids_of_tags_whose_record_is_lost_become_no_other_tags(open_spool:
         assert found.values.tolist() == [7.0]
         assert found.tag_ids.tolist() == [5]
         assert spool.stats.samples_lost_total == 4
+
+
+def test_what_cannot_be_read_at_the_end_is_not_written_over() -> None:
+    world = a_world()
+    segment = world.store.catalog.segments[Lane.RAW][-1]
+    before = raw_rows(world.store)
+    world.store.close()
+    world.disk.make_unreadable(segment.path, 4096, 8192)
+    store = reopened(world)
+    assert store.stats.records_damaged_total > 0
+    store.commit([Group([Turn(10**18, {Lane.RAW: frame_of(1.0, tag=RAW_TAG)})])])
+    newest = store.catalog.segments[Lane.RAW][-1]
+    assert newest.path != segment.path
+    store.close()
+    world.disk.make_readable(segment.path)  # it was out of sorts that day only
+    again = reopened(world)
+    assert values_of(again, Lane.RAW)[-1] == 1.0
+    kept = raw_rows(again)
+    # What came to light again is not believed beside what was written since.
+    assert len(kept) == len({*kept} & {*before}) + 1
+    again.close()
+
+
+def test_a_write_that_fails_past_the_page_cache_is_answered_with_a_new_segment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = new_table()
+    store = Store(tmp_path / "spool", small_settings(raw=True), table, ManualClock(), Disk())
+    store.open()
+    store.commit([Group([Turn(10**18, {Lane.RAW: frame_of(1.0, tag=RAW_TAG)})])])
+    pwrite, refused = os.pwrite, 0
+
+    def refuse_once(descriptor: int, data: memoryview, offset: int) -> int:
+        nonlocal refused
+        if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_DIRECT and not refused:
+            refused += 1
+            raise OSError(errno.EIO, "bad")
+        return pwrite(descriptor, data, offset)
+
+    monkeypatch.setattr(os, "pwrite", refuse_once)
+    store.commit([Group([Turn(10**18 + 1, {Lane.RAW: frame_of(2.0, tag=RAW_TAG)})])])
+    assert refused
+    store.commit([Group([Turn(10**18 + 2, {Lane.RAW: frame_of(3.0, tag=RAW_TAG)})])])
+    assert values_of(store, Lane.RAW) == [1.0, 2.0, 3.0]
+    store.close()
+    store = Store(tmp_path / "spool", small_settings(raw=True), table, ManualClock(), Disk())
+    store.open()
+    assert values_of(store, Lane.RAW) == [1.0, 2.0, 3.0]
+    assert store.stats.records_damaged_total == 0
+    store.close()
+
+
+def test_a_start_that_fails_elsewhere_does_not_cost_the_record_of_boots() -> None:
+    world = a_world()
+    world.store.settle_boots(7, Boot(1, 2, "exact"), 10**18)
+    world.store.close()
+    world.disk.make_unreadable(DIRECTORY / "cursors" / "influx.cursor")
+    store = Store(DIRECTORY, world.settings, new_table(), ManualClock(), world.disk)
+    with pytest.raises(OSError, match="Input/output"):
+        store.open()
+    store.begin_boot(9, -5)
+    on_disk = decode_boots(bytes(world.disk.content(DIRECTORY / "boots")))
+    assert on_disk == {7: Boot(1, 2, "exact"), 9: Boot(-5)}
+    store.close()
+
+
+def test_verdicts_are_kept_however_often_leaving_memory_fails() -> None:
+    world = a_world()
+    world.store.settle_boots(7, Boot(1, 2, "exact"), 10**18)
+    world.store.close()
+    store = Store(DIRECTORY, world.settings, new_table(), ManualClock(), world.disk)
+    world.disk.fail(lambda call: errno.EIO if call in ("read", "create") else 0)
+    store.enter_memory()
+    store.begin_boot(9, -5)
+    for _ in range(3):
+        with pytest.raises(OSError, match="Input/output"):
+            store.leave_memory()
+    world.disk.heal()
+    store.leave_memory()
+    assert store.boots.all() == {7: Boot(1, 2, "exact"), 9: Boot(-5)}
+    store.close()
+
+
+def test_damage_is_counted_once_however_often_opening_fails() -> None:
+    world = a_world()
+    segment = world.store.catalog.segments[Lane.RAW][0]
+    world.store.settle_boots(7, Boot(1, 2, "exact"), 10**18)
+    world.store.close()
+    world.disk.make_unreadable(segment.path, 4096, 8192)
+    world.disk.make_unreadable(DIRECTORY / "boots")
+    store = Store(DIRECTORY, world.settings, new_table(), ManualClock(), world.disk)
+    for _ in range(3):
+        with pytest.raises(OSError, match="Input/output"):
+            store.open()
+    assert store.stats.samples_lost_total == 0
+    store.close()

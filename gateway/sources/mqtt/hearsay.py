@@ -16,6 +16,11 @@ CONFIRMED_AFTER_NS = 30 * 10**9
 AGREE_NS = 2 * 10**9
 # Looking into payloads a second time costs; a clock need not be asked more often than this.
 PERIOD_NS = 10**9
+# Topics that are listened to; one will do.
+TOPICS_MAX = 100
+# A clock that ran ahead and was set right, or a crystal that is faster than the publisher's: the
+# latest time that was heard is then behind for good, and what is heard now has the word.
+FORGOTTEN_AFTER_NS = 300 * 10**9
 
 
 class Hearsay:
@@ -24,21 +29,29 @@ class Hearsay:
     def __init__(self) -> None:
         self._latest: int | None = None  # UTC less monotonic time, as whoever was latest has it
         self._since_ns = 0  # monotonic
-        self._looked_ns: int | None = None
+        self._agreed_ns = 0  # when it was said last
+        self._looked_ns: dict[str, int] = {}  # by topic
 
-    def is_due(self, now_ns: int) -> bool:
+    def is_due(self, topic: str, now_ns: int) -> bool:
         """Whether to look at the payload that has come now, by monotonic time."""
-        if self._looked_ns is not None and 0 <= now_ns - self._looked_ns < PERIOD_NS:
+        looked_ns = self._looked_ns.get(topic)
+        if looked_ns is None and len(self._looked_ns) >= TOPICS_MAX:
             return False
-        self._looked_ns = now_ns
+        if looked_ns is not None and 0 <= now_ns - looked_ns < PERIOD_NS:
+            return False
+        self._looked_ns[topic] = now_ns
         return True
 
     def hear(self, t_ns: int, now_ns: int) -> int | None:
         """A payload says it is `t_ns`; UTC less monotonic time, if that is confirmed by now."""
         offset_ns = t_ns - now_ns
-        if self._latest is None or offset_ns > self._latest + AGREE_NS:
-            self._latest, self._since_ns = offset_ns, now_ns
-        if offset_ns < self._latest - AGREE_NS or now_ns - self._since_ns < CONFIRMED_AFTER_NS:
+        is_later = self._latest is None or offset_ns > self._latest + AGREE_NS
+        if self._latest is None or is_later or now_ns - self._agreed_ns > FORGOTTEN_AFTER_NS:
+            self._latest, self._since_ns, self._agreed_ns = offset_ns, now_ns, now_ns
+        if offset_ns < self._latest - AGREE_NS:
+            return None
+        self._agreed_ns = now_ns
+        if now_ns - self._since_ns < CONFIRMED_AFTER_NS:
             return None
         # Within what agrees the later one waited less on its way.
         self._latest = max(self._latest, offset_ns)

@@ -128,9 +128,10 @@ class MqttSource(Client):
         """Let the clock know what a publisher says, unless the message is an old one."""
         clock = self.context.clock
         now_ns = clock.monotonic_ns()
-        if message.is_retained or message.is_duplicate or not self._hearsay.is_due(now_ns):
+        if message.is_retained or message.is_duplicate:
             return
-        told_ns = reader.told_ns(message.payload)
+        is_due = self._hearsay.is_due(message.topic, now_ns)
+        told_ns = reader.told_ns(message.payload) if is_due else None
         offset_ns = None if told_ns is None else self._hearsay.hear(told_ns, now_ns)
         if offset_ns is not None:
             clock.hear(offset_ns)

@@ -8,7 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.sources.mqtt.hearsay import AGREE_NS, CONFIRMED_AFTER_NS, PERIOD_NS, Hearsay
+from gateway.sources.mqtt.hearsay import (
+    AGREE_NS,
+    CONFIRMED_AFTER_NS,
+    PERIOD_NS,
+    TOPICS_MAX,
+    Hearsay,
+)
 
 S = 10**9
 TRUE_OFFSET_NS = 1_900_000_000 * S
@@ -31,10 +37,32 @@ def test_of_two_that_agree_the_one_that_waited_less_is_right() -> None:
 
 def test_a_payload_is_looked_into_once_a_second() -> None:
     hearsay = Hearsay()
-    assert [hearsay.is_due(ms * 10**6) for ms in (0, 1, 999, 1000, 1500, 2000)] == [
+    assert [hearsay.is_due("clock", ms * 10**6) for ms in (0, 1, 999, 1000, 1500, 2000)] == [
         True, False, False, True, False, True,
     ]  # fmt: skip
     assert PERIOD_NS == S
+    # Somebody who says more does not keep it from being looked into.
+    assert hearsay.is_due("other", 2000 * 10**6)
+    topics = [f"sensor/{i}" for i in range(1000)]
+    assert sum(hearsay.is_due(topic, 2000 * 10**6) for topic in topics) < TOPICS_MAX
+
+
+def test_a_time_from_the_future_is_forgotten_when_nobody_says_it_any_more() -> None:
+    hearsay = Hearsay()
+    hearsay.hear(TRUE_OFFSET_NS + 1000 * S, 0)
+    said = [hearsay.hear(TRUE_OFFSET_NS + s * S, s * S) for s in range(1, 400, 10)]
+    assert said[0] is None
+    assert said[-1] == TRUE_OFFSET_NS
+
+
+def test_a_crystal_that_is_too_fast_is_followed_all_the_same() -> None:
+    hearsay, believed = Hearsay(), 0
+    for minute in range(5 * 24 * 60):
+        now_ns = round(minute * 60 * S * 1.0001)  # 100 ppm
+        offset_ns = hearsay.hear(TRUE_OFFSET_NS + minute * 60 * S, now_ns)
+        believed = believed if offset_ns is None else offset_ns
+        true_ns = TRUE_OFFSET_NS + minute * 60 * S - now_ns
+        assert minute < 2 or abs(believed - true_ns) < 3 * S
 
 
 @given(
@@ -56,7 +84,7 @@ def test_what_is_believed_is_right_however_much_was_queued(
             now_s = published_s + period_s + rng.random()
         published_s += period_s
         now_ns = round(now_s * S)
-        if hearsay.is_due(now_ns):
+        if hearsay.is_due("clock", now_ns):
             said.append(hearsay.hear(TRUE_OFFSET_NS + round(published_s * S), now_ns))
     for offset_ns in said:
         assert offset_ns is None or abs(offset_ns - TRUE_OFFSET_NS) <= AGREE_NS

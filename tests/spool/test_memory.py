@@ -78,15 +78,17 @@ async def test_sinks_go_on_while_the_card_is_read_only_and_nothing_is_acknowledg
         assert spool.stats.samples_lost_total == spool.stats.records_damaged_total == 0
 
 
+@pytest.mark.parametrize("is_behind", [False, True])
 async def test_a_full_memory_gives_up_the_oldest_and_counts_it(
-    open_spool: Opener, until: Until
+    open_spool: Opener, until: Until, *, is_behind: bool
 ) -> None:
     disk = SimulatedDisk()
     bounds = {"pending_bytes_max": 2**20, "commit_bytes": 2**14}
     async with open_spool(disk=disk, **bounds) as spool:
         reader = spool.reader("influx", [Lane.RAW])
         await spool.append(raw_turn(1, 1.0))
-        await read_all(reader, 1)
+        if not is_behind:
+            await read_all(reader, 1)
         make_read_only(disk)
         rng = np.random.default_rng(1)
         futures, given = [], 0
@@ -102,7 +104,7 @@ async def test_a_full_memory_gives_up_the_oldest_and_counts_it(
         assert spool.stats.memory_bytes <= 2**20
         waiting = reader.backlog().samples
         assert 0 < spool.stats.samples_lost_total < given
-        assert waiting + spool.stats.samples_lost_total == given
+        assert waiting + spool.stats.samples_lost_total == given + is_behind
         disk.heal()
         await until(lambda: all(future.done() for future in futures))
         refused = [future for future in futures if future.exception() is not None]
@@ -110,9 +112,14 @@ async def test_a_full_memory_gives_up_the_oldest_and_counts_it(
         assert all(isinstance(future.exception(), SpoolError) for future in refused)
         # What was given up is the oldest.
         assert refused == futures[: len(refused)]
-        assert len(await read_all(reader, waiting)) == waiting
+        values = await read_all(reader, waiting)
+        assert len(values) == waiting
+        # What stands on disk from before is read all the same.
+        assert (values[0] == 1.0) == is_behind
     async with open_spool(disk=disk, **bounds) as spool:
-        assert sum(len(values) for _, values in replayed(spool)) == 1 + waiting
+        assert sum(len(values) for _, values in replayed(spool)) == 1 + waiting - is_behind
+        # It was counted then, and is no damage now.
+        assert spool.stats.samples_lost_total == spool.stats.records_damaged_total == 0
 
 
 async def test_a_directory_that_cannot_be_made_does_not_keep_it_from_starting(

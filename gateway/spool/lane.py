@@ -32,16 +32,20 @@ from gateway.spool.pool import Pool
 from gateway.spool.segment import (
     FRAMES,
     GAP,
+    GIVEN_UP_START,
     RECORDS_START,
     SUMMARY_START,
     TAGS,
     TIME_MIN,
+    GivenUp,
     Record,
     SegmentHeader,
     Summary,
+    encode_given_up,
     encode_header,
     encode_record,
     encode_summary,
+    seed_of,
     summary_of,
 )
 from gateway.spool.shapes import Shapes
@@ -128,6 +132,7 @@ class LaneWriter:
         self._gaps_unsynced: list[Gap] = []
         self._unsynced_bytes = 0
         self._batch_records = 0
+        self._given_up: GivenUp | None = None  # that a segment knew of which nothing is left
         self._synced = self._segment.summary if self._segment is not None else None
 
     def write(self, drafts: Sequence[Draft], *, sync: bool = True) -> None:
@@ -343,6 +348,9 @@ class LaneWriter:
         path = segment_path(pool.spare_path.parent, self.lane, shared.number_last)
         try:
             file.write(encode_header(header), 0)
+            if self._given_up is not None:
+                given_up = encode_given_up(self._given_up, seed_of(self.lane, header.number))
+                file.write(given_up, GIVEN_UP_START)
             file.sync()
             disk.rename(pool.spare_path, path)
             disk.sync_directory(path.parent)
@@ -352,6 +360,7 @@ class LaneWriter:
             raise
         self._finish_segment()
         segment = Segment(path, size, summary_of(header), header.first_sequence)
+        segment.begin, self._given_up = self._given_up or segment.begin, None
         segment.can_grow = True
         segment.is_checked = True
         segment.contents = self._contents
@@ -390,6 +399,8 @@ class LaneWriter:
             self._shared.catalog.release(segment)
             return
         self._synced = None
+        if segment.begin.sequence < segment.first_sequence:
+            self._given_up = segment.begin
         # There is nothing in it; a disk that fails for hours must not leave a file each time.
         segments = self._shared.catalog.segments
         segments[self.lane] = tuple(s for s in segments[self.lane] if s is not segment)

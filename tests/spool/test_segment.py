@@ -15,16 +15,20 @@ from gateway.spool.columns import Columns, decode_columns, encode_columns
 from gateway.spool.dictionary import decode_tags
 from gateway.spool.segment import (
     FRAMES,
+    GIVEN_UP_START,
     HEADER_BYTES,
     RECORDS_START,
     SUMMARY_START,
     TAGS,
+    GivenUp,
     Record,
     SegmentHeader,
     Summary,
+    decode_given_up,
     decode_header,
     decode_record,
     decode_summary,
+    encode_given_up,
     encode_header,
     encode_record,
     encode_summary,
@@ -63,6 +67,8 @@ SUMMARY = bytes.fromhex(
     "0000000000000000000000000000faed5172861800ca942952728618002f62475272861841cdf58d"
 )
 
+GIVEN_UP = bytes.fromhex("536c67550100000026000000000000008403000000000000aeade34d")
+
 SEED = seed_of(Lane.RAW, 7)
 START = 1_767_225_600_000_000_000  # 2026-01-01T00:00:00Z
 
@@ -70,6 +76,7 @@ START = 1_767_225_600_000_000_000  # 2026-01-01T00:00:00Z
 def golden_segment() -> bytes:
     data = bytearray(8192)
     data[: len(HEADER)] = HEADER
+    data[GIVEN_UP_START : GIVEN_UP_START + len(GIVEN_UP)] = GIVEN_UP
     data[SUMMARY_START : SUMMARY_START + len(SUMMARY)] = SUMMARY
     records = TAGS_RECORD + FRAMES_RECORD
     data[RECORDS_START : RECORDS_START + len(records)] = records
@@ -124,6 +131,7 @@ def test_the_golden_segment_is_read() -> None:
         summary = summary.with_record(this.offset, this.record)
     assert decode_summary(data, SEED) == summary
     assert summary.samples_end == 1003
+    assert decode_given_up(data, SEED) == GivenUp(38, 900)
 
 
 def test_what_is_written_is_the_golden_segment() -> None:
@@ -132,11 +140,28 @@ def test_what_is_written_is_the_golden_segment() -> None:
     summary = decode_summary(data, SEED)
     assert summary is not None
     assert encode_summary(summary, SEED) == SUMMARY
+    assert encode_given_up(GivenUp(38, 900), SEED) == GIVEN_UP
     for this in scan(data, SEED):
         payload = payload_of(data, this.offset, this.record)
         assert payload is not None
         written = encode_record(this.record, payload, SEED)
         assert written == (data[this.offset : this.end], this.checksum)
+
+
+@given(sequence=st.integers(0, 2**64 - 1), samples=st.integers(0, 2**64 - 1), data=st.data())
+def test_what_was_given_up_is_read_as_written_and_no_damage_of_it_is_believed(
+    sequence: int, samples: int, data: st.DataObject
+) -> None:
+    segment = bytearray(RECORDS_START)
+    encoded = encode_given_up(GivenUp(sequence, samples), SEED)
+    segment[GIVEN_UP_START : GIVEN_UP_START + len(encoded)] = encoded
+    assert decode_given_up(bytes(segment), SEED) == GivenUp(sequence, samples)
+    # Of a file's former life, or cut off.
+    assert decode_given_up(bytes(segment), seed_of(Lane.RAW, 8)) is None
+    end = GIVEN_UP_START + len(encoded)
+    assert decode_given_up(bytes(segment[: data.draw(st.integers(0, end - 1))]), SEED) is None
+    segment[data.draw(st.integers(GIVEN_UP_START, end - 1))] ^= data.draw(st.integers(1, 255))
+    assert decode_given_up(bytes(segment), SEED) is None
 
 
 def frames_record(sequence: int, previous_crc: int, *, index: int = 0, n: int = 3) -> Record:

@@ -60,11 +60,14 @@ class Account:
                     for span_start, span_stop in self.ahead.get((name, lane), ())
                 )
                 undelivered = max(undelivered, summary.samples_end - start - had)
-                is_first = self._catalog.samples_begin(lane) >= summary.samples_end
+                begin = self._catalog.samples_begin(lane)
+                is_first = begin >= summary.samples_end
                 # Counted here, so the next start must not find it and count it once more. An
                 # acknowledgement meanwhile is undone at worst, and the batch sent again. What went
                 # in memory may have stood behind what is still to be read: the reader passes it.
-                if is_first or place >= summary.samples_before:
+                if is_first:
+                    cursor.move(lane, begin)  # over what went in memory behind it as well
+                elif place >= summary.samples_before:
                     cursor.move(lane, summary.samples_end)
         if undelivered > 0:
             self._note_gap(lane, undelivered)

@@ -159,8 +159,9 @@ class Segment:
         self.contents: Contents | None = None  # kept while it can grow
         self.crc_last = self.seed  # the chain's end
         self.is_gone = False  # deleted on purpose
-        self.is_checked = False  # what is missing between its records is counted
-        self.sequences_damaged: set[int] = set()  # counted
+        # Records and samples that are missing between those that can be found; None: not counted.
+        self.missing_counted: tuple[int, int] | None = None
+        self.damaged: dict[int, int] = {}  # records that could not be read, and their samples
         self.bad_blocks: set[int] = set()  # that the device cannot read any more
 
 
@@ -331,9 +332,9 @@ class Catalog:
 
     def _count(self, segment: Segment, sequence: int, samples: int, error: Exception) -> None:
         with self._lock:
-            if segment.is_gone or sequence in segment.sequences_damaged:
+            if segment.is_gone or sequence in segment.damaged:
                 return
-            segment.sequences_damaged.add(sequence)
+            segment.damaged[sequence] = samples
         self._damage.note(segment.path.name, 1, samples, str(error))
 
     def _corrected(self, rows: Rows) -> Rows:
@@ -371,11 +372,26 @@ class Catalog:
             return Contents()
         found = scan(data, segment.seed, limit=summary.sequence_end)
         contents, tags_damaged = contents_of(data, found)
-        if not segment.is_checked and not segment.is_gone:
-            segment.is_checked = True
-            records, samples = missing(found, segment.first_sequence, summary)
-            self._damage.note(segment.path.name, records + tags_damaged, samples, "rotten bytes")
+        if not segment.is_gone:
+            self._count_missing(segment, found, tags_damaged)
         return contents
+
+    def _count_missing(self, segment: Segment, found: Sequence[Found], tags_damaged: int) -> None:
+        """Count what has gone since it was done last: blocks go bad while a gateway runs."""
+        records, samples = missing(found, segment.first_sequence, segment.summary)
+        if segment.missing_counted is None:
+            records_before, samples_before = -tags_damaged, 0
+        else:
+            records_before, samples_before = segment.missing_counted
+        there = {this.record.sequence for this in found}
+        counted = [n for sequence, n in segment.damaged.items() if sequence not in there]
+        segment.missing_counted = (records, samples)
+        self._damage.note(
+            segment.path.name,
+            max(0, records - records_before - len(counted)),
+            max(0, samples - samples_before - sum(counted)),
+            "rotten bytes",
+        )
 
     def _keep(self, segment: Segment, contents: Contents) -> None:
         self._kept[segment] = contents

@@ -16,6 +16,7 @@ import struct
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from gateway.frame import Lane
 from gateway.spool.disk import Disk
@@ -62,10 +63,13 @@ class Cursor:
         self._is_named = False  # the file's name is on disk for certain
         self._is_unreadable = False
 
-    def load(self, disk: Disk, *, to_write: bool = False) -> bool:
+    def load(
+        self, disk: Disk, *, to_write: bool = False, ends: Mapping[Lane, int] = MappingProxyType({})
+    ) -> bool:
         """Take the newer of the two slots; False if neither is whole.
 
-        Of a lane that was read before this could be loaded, the place further on is right.
+        Of a lane that was read before this could be loaded, the place further on is right; but
+        none on disk is beyond where the lanes ended (`ends`) when they had not grown again.
         `to_write`: for who will save it again, and must not build on what is in the cache only.
         """
         size = 2 * SLOT_BYTES
@@ -77,7 +81,9 @@ class Cursor:
         if whole:
             self._generation, saved = max(whole, key=lambda slot: slot[0])
             for lane, place in saved.items():
-                self._places[lane] = max(place, self._places.get(lane, 0))
+                least = min(place, ends.get(lane, place))
+                self.is_dirty = self.is_dirty or least < place
+                self._places[lane] = max(least, self._places.get(lane, 0))
         return bool(whole)
 
     def forsake_file(self) -> None:

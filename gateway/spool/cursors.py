@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from gateway.frame import Lane
@@ -31,7 +32,9 @@ class Cursors:
         self._stats = stats
         self._samples_end = samples_end
         self._by_name: dict[str, Cursor] = {}
-        self._are_loaded = False
+        self.are_loaded = False
+        # Of the lanes at the start, for those that are loaded when these have grown already.
+        self.ends: Mapping[Lane, int] = {}
 
     def __getitem__(self, name: str) -> Cursor:
         """The cursor of this sink, a new one if there was none."""
@@ -47,9 +50,10 @@ class Cursors:
         disk is in use, so a file that it still refuses is damaged for good.
         """
         try:
-            self._disk.make_directory(self._directory)
-            # The name of one that a killed process made may be in the kernel's cache only.
-            self._disk.sync_directory(self._directory)
+            with contextlib.suppress(OSError) if in_memory else contextlib.nullcontext():
+                self._disk.make_directory(self._directory)
+                # The name of one that a killed process made may be in the kernel's cache only.
+                self._disk.sync_directory(self._directory)
             for name in self._disk.names(self._directory):
                 stem, _, suffix = name.rpartition(".")
                 if "." + suffix == SUFFIX:
@@ -59,11 +63,11 @@ class Cursors:
                 raise
             log.warning("spool.cursors_unreadable error=%s", error)
         else:
-            self._are_loaded = True
+            self.are_loaded = True
 
     def _load_one(self, name: str, *, is_last_try: bool) -> None:
         try:
-            is_whole = self[name].load(self._disk, to_write=True)
+            is_whole = self[name].load(self._disk, to_write=True, ends=self.ends)
         except OSError:
             if not is_last_try:
                 raise
@@ -90,7 +94,7 @@ class Cursors:
 
     def forgo(self) -> None:
         """What could not be loaded was of segments that are gone."""
-        self._are_loaded = True
+        self.are_loaded = True
 
     def save(self, *, in_memory: bool, sync: bool = True) -> None:
         """Write those that moved; with `sync` all are durable then, also what was written before.
@@ -98,7 +102,7 @@ class Cursors:
         One that cannot be saved stays for the next time. Raises OSError, also while those of the
         start could not be read: over them nothing is saved.
         """
-        if not self._are_loaded:
+        if not self.are_loaded:
             if in_memory:
                 raise OSError(errno.EIO, "the cursors could not be read at the start")
             self.load(in_memory=False, is_last_try=True)

@@ -89,7 +89,7 @@ class History:
 
         def refresh() -> None:
             with contextlib.suppress(FileNotFoundError):
-                boots.load()
+                boots.load(in_memory=True)  # a look needs no verdicts to begin
                 names = disk.names(directory)
                 catalog.segments.update(find_segments(disk, directory, names, damage).segments)
 

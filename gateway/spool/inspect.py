@@ -115,7 +115,7 @@ def open_catalog(disk: Disk, directory: Path) -> tuple[Catalog, list[Finding]]:
     boots = Boots(disk, directory)
     catalog = Catalog(disk, damage, boots)
     try:
-        boots.load()
+        boots.load(in_memory=True)  # a look needs no verdicts to begin
         names = disk.names(directory)
     except FileNotFoundError:
         return catalog, damage.findings

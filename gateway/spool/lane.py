@@ -132,7 +132,12 @@ class LaneWriter:
         self._gaps_unsynced: list[Gap] = []
         self._unsynced_bytes = 0
         self._batch_records = 0
-        self._given_up: GivenUp | None = None  # that a segment knew of which nothing is left
+        # Where the lane stood before what no segment that is left knows of.
+        self._given_up: GivenUp | None = None
+        if self._segment is not None and not self._segment.can_grow:
+            summary = self._segment.summary
+            if sequence_min > summary.sequence_end:
+                self._given_up = GivenUp(summary.sequence_end, summary.samples_end)
         self._synced = self._segment.summary if self._segment is not None else None
 
     def write(self, drafts: Sequence[Draft], *, sync: bool = True) -> None:
@@ -362,7 +367,7 @@ class LaneWriter:
         segment = Segment(path, size, summary_of(header), header.first_sequence)
         segment.begin, self._given_up = self._given_up or segment.begin, None
         segment.can_grow = True
-        segment.is_checked = True
+        segment.missing_counted = (0, 0)
         segment.contents = self._contents
         self._segment, self._file, self._crc_last = segment, file, segment.seed
         self._synced = segment.summary

@@ -203,17 +203,21 @@ class SpoolReader:
         loop = asyncio.get_running_loop()
         samples_max = min(samples_max, stop - place)
         pieces, position = await loop.run_in_executor(
-            self._executor, self._read, lane, place, samples_max
+            self._executor, self._read, lane, place, samples_max, stop
         )
         frames = [piece.rows.frame(self._table, piece.start, piece.stop) for piece in pieces]
-        # Samples that were given up between two segments are not there to be counted.
-        return Frame.concatenate(frames), min(position, stop)
+        return Frame.concatenate(frames), position
 
     def _place(self, lane: Lane) -> int:
         return max(self._cursor.place(lane) or 0, self._store.samples_begin(lane))
 
-    def _read(self, lane: Lane, place: int, samples_max: int) -> tuple[list[_Piece], int]:
-        """Pieces from `place` on, and the place behind them; in the readers' thread."""
+    def _read(
+        self, lane: Lane, place: int, samples_max: int, stop_place: int
+    ) -> tuple[list[_Piece], int]:
+        """Pieces from `place` on, and the place behind them; in the readers' thread.
+
+        None from `stop_place` on. What was given up or is damaged takes no room of `samples_max`.
+        """
         catalog = self._store.catalog
         pieces: list[_Piece] = []
         room = samples_max
@@ -228,8 +232,10 @@ class SpoolReader:
             first = int(index["samples_end"].searchsorted(place, side="right"))
             for row in index[first:]:
                 begin, end = int(row["samples_before"]), int(row["samples_end"])
+                if begin >= stop_place:
+                    return pieces, stop_place
                 start = max(place - begin, 0)
-                stop = min(end - begin, start + room)
+                stop = min(end - begin, start + room, stop_place - begin)
                 if stop < end - begin and pieces:
                     return pieces, place  # a record is only split when it is the first
                 if start < stop:
@@ -238,9 +244,11 @@ class SpoolReader:
                         pieces.append(_Piece(rows, start, stop))
                         room -= stop - start
                 place = begin + stop
-                if not room:
+                if not room or place >= stop_place:
                     return pieces, place
             place = max(place, samples_end)
+            if place >= stop_place:
+                return pieces, stop_place
         return pieces, place
 
     def _oldest_ns(self, lane: Lane) -> int:

@@ -22,6 +22,7 @@ from gateway.spool.disk import Disk
 from gateway.spool.salvage import BLOCK_BYTES, read_around
 from gateway.spool.segment import (
     HEAD_BYTES,
+    RECORDS_START,
     TIME_MAX,
     SegmentHeader,
     Summary,
@@ -34,9 +35,11 @@ from gateway.spool.segment import (
 )
 from gateway.spool.stats import Damage
 
-__all__ = ["Found", "find_segments"]
+__all__ = ["END_HIDDEN", "Found", "find_segments"]
 
 log = logging.getLogger(__name__)
+
+END_HIDDEN = "what may stand at the end of the lane cannot be read"
 
 
 @dataclass(slots=True)
@@ -67,6 +70,7 @@ def find_segments(
     for lane, of_lane in numbers.items():
         segments: list[Segment] = []
         limit = TIME_MAX  # first sequence of the segment behind
+        is_end_hidden = False
         for number in sorted(of_lane, reverse=True):
             path = segment_path(directory, lane, number)
             try:
@@ -78,6 +82,7 @@ def find_segments(
             except OSError as error:
                 damage.note(path.name, 1, 0, str(error))
                 found.number_max = max(found.number_max, number)
+                is_end_hidden = is_end_hidden or not segments
                 continue
             if segment is None:
                 found.unbelievable.append(path)
@@ -85,6 +90,8 @@ def find_segments(
             if segments and not segment.summary.records:
                 found.useless.append(path)
                 continue
+            # What cannot be read now may come to light again: it goes on in a file behind that.
+            segment.can_grow = segment.can_grow and not is_end_hidden
             limit = segment.begin.sequence
             found.number_max = max(found.number_max, number)
             segments.append(segment)
@@ -120,17 +127,28 @@ def _examine(
         disk.make_durable(path)
     bad_blocks: set[int] = set()
     data = read_around(disk, path, size, bad_blocks)
-    # What the device cannot read was not torn: nothing behind it is disbelieved, and nothing is
-    # written there, where it may come to light again.
-    is_end = is_last and not bad_blocks
+    # An end that the device cannot read was not torn: nothing before it is disbelieved.
+    is_hidden = is_last and _is_end_hidden(data, seed, limit, bad_blocks)
+    is_end = is_last and not is_hidden
     segment = _go_through(path, data, header, limit, damage, is_last=is_end)
     if segment is not None:
-        segment.can_grow = is_end and header is not None and summary is None
+        # Nothing is written where something may come to light again.
+        is_sound = header is not None and summary is None and not bad_blocks
+        segment.can_grow = is_last and is_sound
         segment.bad_blocks = bad_blocks
-        if is_last and any(block * BLOCK_BYTES >= segment.summary.end for block in bad_blocks):
-            damage.note(path.name, 1, 0, "what may stand at the end of the lane cannot be read")
+        if is_hidden:
+            damage.note(path.name, 1, 0, END_HIDDEN)
         _begun(segment, data)
     return segment
+
+
+def _is_end_hidden(data: bytes, seed: int, limit: int, bad_blocks: set[int]) -> bool:
+    """Whether records may stand behind the last one that can be read."""
+    if not bad_blocks:
+        return False
+    found = scan(data, seed, limit=limit)
+    end = found[-1].end if found else RECORDS_START
+    return any((block + 1) * BLOCK_BYTES > end for block in bad_blocks)
 
 
 def _begun(segment: Segment, data: bytes) -> Segment:
@@ -168,7 +186,7 @@ def _go_through(
         return segment  # given up: what it lacks is counted with what its neighbours say
     lost_records, lost_samples = missing(records, header.first_sequence, summary)
     damage.note(path.name, lost_records, lost_samples, "bytes between records are not theirs")
-    segment.is_checked = True
+    segment.missing_counted = (lost_records, lost_samples)
     if is_last:
         segment.contents, tags_damaged = contents_of(data, records)
         damage.note(path.name, tags_damaged, 0, "tags are damaged")

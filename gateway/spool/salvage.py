@@ -63,7 +63,7 @@ class _Reading:
         block = 0
         while block < self._end:
             block = block + 1 if self._try(block) else self._cross(block)
-        if self._refusal is not None and len(self._bad) >= self._end:
+        if self._refusal is not None and self._bad.issuperset(range(self._end)):
             raise self._refusal
 
     def _cross(self, last_bad: int) -> int:

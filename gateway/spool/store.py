@@ -96,6 +96,8 @@ class Store:
         self._derived_mark = 1
         self.derived_turn_ns = 0
         self._boot_begun: tuple[int, int] | None = None  # its id and offset, to be recorded
+        self._must_save_cursors = False
+        self._has_given_up = False  # in memory, since the disk refused last
         self.checkpoint: Checkpoint | None = None  # of the start; the raw lane goes on from it
         self._writers: dict[Lane, LaneWriter] = {}
         self._lock: File | None = None
@@ -131,8 +133,8 @@ class Store:
         # derived lanes would take these for worked already.
         named_max = max(writer.raw_sequence for writer in self._writers.values())
         self._writers[Lane.RAW] = LaneWriter(Lane.RAW, shared, sequence_min=named_max + 1)
-        if self.cursors.check() and not self.in_memory:
-            self.cursors.save(in_memory=False)
+        self._must_save_cursors = self.cursors.check()
+        self.cursors.ends = {lane: self.samples_end(lane) for lane in Lane}
         if self.settings.raw:
             self.last_turn_ns, self.last_boot = self._find_last_turn()
             self._derived_mark = self._writers[Lane.RAW].raw_sequence or 1
@@ -151,7 +153,7 @@ class Store:
 
     def enter_memory(self) -> None:
         """Go on in memory, bounded: the disk has refused for too long. Raises SpoolLocked."""
-        self.disk.use_memory = True
+        self.disk.use_memory, self._has_given_up = True, False
         if not self.is_open:
             try:
                 self._real_disk.names(self.directory)
@@ -160,7 +162,7 @@ class Store:
             try:
                 self.open()
             except BaseException:
-                self.disk.use_memory = False
+                self.disk.use_memory = self._is_blind = False
                 raise
 
     @property
@@ -175,6 +177,7 @@ class Store:
             self._take_lock()
             self._check_not_blind()
             self.boots.leave_memory()
+            self._save_cursors_first()
             self.waiting.find()
             for lane in (Lane.RAW, *DERIVED):
                 for segment in self.catalog.segments[lane]:
@@ -198,7 +201,12 @@ class Store:
             raise OSError(errno.EEXIST, "its files could not be read at the start: restart")
 
     def is_kept(self, raw_sequence: int) -> bool:
-        """Whether a raw record that was written in memory has not been given up since."""
+        """Whether a raw record that was written in memory has not been given up since.
+
+        Without a raw lane nobody knows which groups a segment had: with one given up, all are.
+        """
+        if not self.settings.raw:
+            return not self._has_given_up
         segments = self.catalog.segments[Lane.RAW]
         return any(s.first_sequence <= raw_sequence < s.summary.sequence_end for s in segments)
 
@@ -215,6 +223,7 @@ class Store:
         if not self.is_open:
             self.open()
         self._record_boot()
+        self._save_cursors_first()
         for group in groups:
             if group.drafts is None:
                 group.drafts = self._drafts(group.turns)
@@ -329,6 +338,18 @@ class Store:
         self._boot_begun = (boot_id, offset_ns)
         self._record_boot()
 
+    def _save_cursors_first(self) -> None:
+        """Before a lane grows again that a cursor on disk is ahead of. Raises OSError."""
+        if self.in_memory or (self.cursors.are_loaded and not self._must_save_cursors):
+            return
+        try:
+            self.cursors.save(in_memory=False)
+        except OSError:
+            if self._must_save_cursors:  # else they cannot be read, and are not waited for
+                raise
+        else:
+            self._must_save_cursors = False
+
     def _record_boot(self) -> None:
         if self._boot_begun is not None:
             self.waiting.begin(*self._boot_begun, in_memory=self.in_memory)
@@ -425,6 +446,7 @@ class Store:
     def _on_evict(self, segment: Segment, reason: str) -> None:
         """A segment is gone: count what nobody will get of it, and note the gap."""
         summary = segment.summary
+        self._has_given_up = self._has_given_up or reason == "memory"
         self._writers[segment.lane].note_gap(
             Gap(
                 reason=reason,

@@ -20,6 +20,7 @@ from gateway.spool.dictionary import Dictionary, decode_tags
 from gateway.spool.disk import Disk
 from gateway.spool.gap import decode_gap
 from gateway.spool.inspect import FINDINGS_MAX, Finding, cursor_finding, find_cursors, open_catalog
+from gateway.spool.recovery import END_HIDDEN
 from gateway.spool.salvage import read_around
 from gateway.spool.segment import (
     FRAMES,
@@ -64,7 +65,7 @@ class Verdict:
 
 def verify(disk: Disk, directory: Path) -> Verdict:
     """Read everything that is there."""
-    catalog, _ = open_catalog(disk, directory)
+    catalog, found = open_catalog(disk, directory)
     verdict = Verdict()
     for lane in Lane:
         before: Summary | None = None
@@ -73,6 +74,9 @@ def verify(disk: Disk, directory: Path) -> Verdict:
                 before = segment.summary
     for finding in _unbelievable(disk, directory, catalog):
         verdict.note(finding)
+    for finding in found:
+        if finding.what == END_HIDDEN:  # of which no walk through what is there can know
+            verdict.note(finding)
     for name, cursor in find_cursors(disk, directory).items():
         if cursor is None:
             verdict.note(cursor_finding(name + SUFFIX))

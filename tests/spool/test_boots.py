@@ -133,13 +133,15 @@ class Plant:
                     self.pass_second()
                     await spool.append(turns.turn([], self.clock.utc_ns()))
                 assert await spool.settle_clock()
-            await self.drain(reader, table)
+            await self.drain(reader, table, to_the_end=is_last)
             self.is_over = is_last
 
-    async def drain(self, reader: SpoolReader, table: TagTable) -> None:
+    async def drain(
+        self, reader: SpoolReader, table: TagTable, *, to_the_end: bool = False
+    ) -> None:
         with contextlib.suppress(TimeoutError):
-            while True:
-                async with asyncio.timeout(0.01):
+            while not to_the_end or reader.backlog().samples:
+                async with asyncio.timeout(10 if to_the_end else 0.01):
                     batch = await reader.next(self.rng.randint(1, 20))
                 self.take(batch.frame, table)
                 if self.rng.random() < 0.9:  # else it is asked for once more

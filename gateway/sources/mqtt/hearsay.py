@@ -16,11 +16,12 @@ CONFIRMED_AFTER_NS = 30 * 10**9
 AGREE_NS = 2 * 10**9
 # Looking into payloads a second time costs; a clock need not be asked more often than this.
 PERIOD_NS = 10**9
-# Topics that are listened to; one will do.
+# Topics of which it is remembered when they were looked into.
 TOPICS_MAX = 100
-# A clock that ran ahead and was set right, or a crystal that is faster than the publisher's: the
-# latest time that was heard is then behind for good, and what is heard now has the word.
-FORGOTTEN_AFTER_NS = 300 * 10**9
+# A clock that ran ahead and was set right, or a crystal of ours that is too fast (100 ppm are two
+# seconds in 5.6 hours): the latest time that was heard is said no more, and what is heard now has
+# the word. Long, so that one who is right and says it seldom is not forgotten for one who is late.
+FORGOTTEN_AFTER_NS = 6 * 3600 * 10**9
 
 
 class Hearsay:
@@ -35,10 +36,10 @@ class Hearsay:
     def is_due(self, topic: str, now_ns: int) -> bool:
         """Whether to look at the payload that has come now, by monotonic time."""
         looked_ns = self._looked_ns.get(topic)
-        if looked_ns is None and len(self._looked_ns) >= TOPICS_MAX:
-            return False
         if looked_ns is not None and 0 <= now_ns - looked_ns < PERIOD_NS:
             return False
+        if looked_ns is None and len(self._looked_ns) >= TOPICS_MAX:
+            del self._looked_ns[next(iter(self._looked_ns))]
         self._looked_ns[topic] = now_ns
         return True
 

@@ -43,14 +43,14 @@ def test_a_payload_is_looked_into_once_a_second() -> None:
     assert PERIOD_NS == S
     # Somebody who says more does not keep it from being looked into.
     assert hearsay.is_due("other", 2000 * 10**6)
-    topics = [f"sensor/{i}" for i in range(1000)]
-    assert sum(hearsay.is_due(topic, 2000 * 10**6) for topic in topics) < TOPICS_MAX
+    topics = [f"sensor/{i}" for i in range(2 * TOPICS_MAX)]
+    assert all(hearsay.is_due(topic, 2000 * 10**6) for topic in topics)
 
 
 def test_a_time_from_the_future_is_forgotten_when_nobody_says_it_any_more() -> None:
     hearsay = Hearsay()
     hearsay.hear(TRUE_OFFSET_NS + 1000 * S, 0)
-    said = [hearsay.hear(TRUE_OFFSET_NS + s * S, s * S) for s in range(1, 400, 10)]
+    said = [hearsay.hear(TRUE_OFFSET_NS + s * S, s * S) for s in range(1, 7 * 3600, 10)]
     assert said[0] is None
     assert said[-1] == TRUE_OFFSET_NS
 
@@ -62,7 +62,7 @@ def test_a_crystal_that_is_too_fast_is_followed_all_the_same() -> None:
         offset_ns = hearsay.hear(TRUE_OFFSET_NS + minute * 60 * S, now_ns)
         believed = believed if offset_ns is None else offset_ns
         true_ns = TRUE_OFFSET_NS + minute * 60 * S - now_ns
-        assert minute < 2 or abs(believed - true_ns) < 3 * S
+        assert minute < 2 or abs(believed - true_ns) < 5 * S
 
 
 @given(

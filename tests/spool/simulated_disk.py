@@ -342,5 +342,13 @@ class SimulatedDisk(Disk):
         elif chance < 2 / 3:
             return
         else:
-            keep = int(rng.random() * (SECTOR + 1))
+            # Torn where old and new differ, or nothing would be torn for most sectors.
+            old, new = (
+                int.from_bytes(data[start : start + SECTOR].ljust(SECTOR, b"\0"))
+                for data in (inode.durable, inode.now)
+            )
+            change = old ^ new
+            first = SECTOR - (change.bit_length() + 7) // 8
+            behind = SECTOR - ((change & -change).bit_length() - 1) // 8 if change else first
+            keep = rng.randint(first, behind)
         inode.durable[start : start + keep] = inode.now[start : start + keep]

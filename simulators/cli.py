@@ -124,7 +124,7 @@ def sunspec_main(argv: Sequence[str]) -> int:
 
 def device_main(argv: Sequence[str]) -> int:
     """Run a device that misbehaves; the exit status."""
-    return device.main(argv)
+    return device.main(argv, port=_port)
 
 
 def replay_main(argv: Sequence[str]) -> int:

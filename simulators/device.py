@@ -3,7 +3,8 @@
     sluicegate simulate device --port 5020 --framing rtu --fault wrong_unit@0.1
 
 Holding and input register `a` of unit `u` hold (7 * a + 1000 * u) mod 65536. Faults are switched at
-run time over HTTP, loopback only: POST /fault?name=late&rate=0.5, DELETE /fault, GET /.
+run time over HTTP, loopback only: POST /fault?name=late&rate=0.5, DELETE /fault, GET /. On a serial
+line the adapter is pulled out for some seconds by POST /unplug?seconds=3.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from pymodbus.framer import FramerType
 from pymodbus.server import ModbusTcpServer
 from pymodbus.simulator import DataType, SimData, SimDevice
 
-from simulators.serial_line import serial_line
+from simulators.serial_line import SerialLine, pluggable_line
+from simulators.wire import WIRE_FAULTS, relay
 
 __all__ = ["FAULTS", "MisbehavingDevice", "main", "truth"]
 
@@ -61,6 +63,9 @@ FAULTS: dict[str, Callable[[bytes, int], bytes]] = {
 }
 
 
+KINDS = (*FAULTS, *WIRE_FAULTS)
+
+
 def truth(unit_id: int, address: int) -> int:
     """What a register holds."""
     return (7 * address + 1000 * unit_id) % 65536
@@ -75,12 +80,13 @@ class MisbehavingDevice:
         self.port = 0
         self._units = units
         self._framing = framing
+        self._seed = seed
         self._random = random.Random(seed)
 
     def switch(self, name: str, rate: float = 1.0) -> None:
         """Have a share of the answers spoiled so; ValueError for what is no fault."""
-        if name not in FAULTS or not 0 <= rate <= 1:
-            raise ValueError(f"{name!r} at {rate} is none; there are {', '.join(FAULTS)}")
+        if name not in KINDS or not 0 <= rate <= 1:
+            raise ValueError(f"{name!r} at {rate} is none; there are {', '.join(KINDS)}")
         self.faults[name] = rate
 
     @asynccontextmanager
@@ -90,14 +96,16 @@ class MisbehavingDevice:
         server = ModbusTcpServer(
             [self._device(unit_id) for unit_id in self._units],
             framer=framer,
-            address=(host, port),
+            address=("127.0.0.1", 0),
             trace_packet=self._spoil,
         )
         await server.listen()
         transport: Any = server.transport
-        self.port = transport.sockets[0].getsockname()[1]
+        inner = transport.sockets[0].getsockname()[1]
         try:
-            yield self.port
+            async with relay(inner, self._draws, seed=self._seed, host=host, port=port) as own:
+                self.port = own
+                yield own
         finally:
             await server.shutdown()  # type: ignore[no-untyped-call]  # pymodbus has none there
 
@@ -124,20 +132,23 @@ class MisbehavingDevice:
             return data
         unit = 0 if self._framing == "rtu" else 6
         for name in list(self.faults):
-            if name != "late" and not name.startswith("exception_") and self._draws(name):
+            is_of_bytes = name in FAULTS and name != "late" and not name.startswith("exception_")
+            if is_of_bytes and self._draws(name):
                 return FAULTS[name](data, unit)
         return data
 
 
 @asynccontextmanager
-async def control(device: MisbehavingDevice, port: int = 0) -> AsyncIterator[int]:
+async def control(
+    device: MisbehavingDevice, port: int = 0, line: SerialLine | None = None
+) -> AsyncIterator[int]:
     """Serve the faults over HTTP until the block ends; the port."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             async with asyncio.timeout(5):
                 head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-            status, answer = _answer(device, *head.split(" ", 2)[:2])
+            status, answer = _answer(device, line, *head.split(" ", 2)[:2])
             body = json.dumps(answer).encode() + b"\n"
             size = f"Content-Length: {len(body)}\r\nConnection: close"
             writer.write(f"HTTP/1.1 {status}\r\n{size}\r\n\r\n".encode() + body)
@@ -151,7 +162,9 @@ async def control(device: MisbehavingDevice, port: int = 0) -> AsyncIterator[int
         yield server.sockets[0].getsockname()[1]
 
 
-def _answer(device: MisbehavingDevice, method: str, target: str) -> tuple[str, Any]:
+def _answer(
+    device: MisbehavingDevice, line: SerialLine | None, method: str, target: str
+) -> tuple[str, Any]:
     url = urlsplit(target)
     query = dict(parse_qsl(url.query))
     if url.path == "/fault" and method == "POST":
@@ -164,43 +177,74 @@ def _answer(device: MisbehavingDevice, method: str, target: str) -> tuple[str, A
             device.faults.pop(query["name"], None)
         else:
             device.faults.clear()
+    elif url.path == "/unplug" and method == "POST":
+        if line is None:
+            return "400 Bad Request", {"error": "there is no serial line"}
+        try:
+            line.unplug(float(query.get("seconds", "3")))
+        except ValueError as error:
+            return "400 Bad Request", {"error": str(error)}
     elif url.path != "/" or method != "GET":
-        return "404 Not Found", {"error": "there are GET /, POST /fault and DELETE /fault"}
-    return "200 OK", {"faults": device.faults, "done": device.done, "kinds": list(FAULTS)}
+        said = "there are GET /, POST /fault, DELETE /fault and POST /unplug"
+        return "404 Not Found", {"error": said}
+    return "200 OK", {"faults": device.faults, "done": device.done, "kinds": list(KINDS)}
 
 
 async def _main(options: argparse.Namespace) -> None:
     device = MisbehavingDevice(range(1, options.units + 1), options.framing, options.seed)
-    for fault in options.fault:
-        name, _, rate = fault.partition("@")
-        device.switch(name, float(rate or 1))
-    async with (
-        device.serving(options.host, options.port) as port,
-        control(device, options.control_port) as control_port,
-        AsyncExitStack() as lines,
-    ):
-        ready = {"event": "ready", "port": port, "control": f"http://127.0.0.1:{control_port}"}
+    for name, rate in options.fault:
+        device.switch(name, rate)
+    async with AsyncExitStack() as stack:
+        port = await stack.enter_async_context(device.serving(options.host, options.port))
+        ready: dict[str, Any] = {"event": "ready", "port": port}
+        line = None
         if options.serial:
-            ready["device"] = await lines.enter_async_context(serial_line("127.0.0.1", port))
+            line = await stack.enter_async_context(pluggable_line("127.0.0.1", port))
+            ready["device"] = line.path
+        controlled = control(device, options.control_port, line)
+        ready["control"] = f"http://127.0.0.1:{await stack.enter_async_context(controlled)}"
         print(json.dumps(ready), flush=True)  # noqa: T201 - what the program is for
         await asyncio.Event().wait()
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command; the exit status."""
-    parser = argparse.ArgumentParser(description="A Modbus device that misbehaves on demand.")
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=0)
-    parser.add_argument("--control-port", type=int, default=0)
-    parser.add_argument("--units", type=int, default=3)
+def _fault(text: str) -> tuple[str, float]:
+    name, _, rate = text.partition("@")
+    try:
+        MisbehavingDevice().switch(name, share := float(rate or 1))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return name, share
+
+
+def main(argv: Sequence[str] | None = None, *, port: Callable[[str], int] = int) -> int:
+    """The command; the exit status. `port` is the type of a port."""
+    listed = "".join(f"\n  {name:18}{what}" for name, what in WIRE_FAULTS.items())
+    parser = argparse.ArgumentParser(
+        prog="sluicegate simulate device",
+        description="A Modbus device that misbehaves on demand.",
+        epilog=f"faults: {', '.join(FAULTS)}; and on the way:{listed}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address (default 127.0.0.1)")
+    parser.add_argument("--port", type=port, default=0, help="0 = a free one")
+    parser.add_argument("--control-port", type=port, default=0, help="of the faults' HTTP")
+    parser.add_argument(
+        "--units", type=int, choices=range(1, 248), default=3, metavar="N", help="ids 1 to N (3)"
+    )
     parser.add_argument("--framing", choices=tuple(_FRAMERS), default="tcp")
     parser.add_argument("--serial", action="store_true", help="on a pseudo-terminal, too")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--fault", action="append", default=[], metavar="NAME[@RATE]")
+    parser.add_argument("--seed", type=int, default=1, help="same seed, same faults (default 1)")
+    parser.add_argument(
+        "--fault", type=_fault, action="append", default=[], metavar="NAME[@RATE]", help="see below"
+    )
     options = parser.parse_args(argv)
     if options.serial and options.framing == "tcp":
         parser.error("--serial needs --framing rtu or ascii")
-    asyncio.run(_main(options))
+    try:
+        asyncio.run(_main(options))
+    except OSError as error:
+        print(f"sluicegate: {error}", file=sys.stderr)  # noqa: T201 - likewise
+        return 69
     return 0
 
 

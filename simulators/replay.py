@@ -71,7 +71,11 @@ class _Place:
             return {self.address: int(value != 0)}
         raw = (value - self.offset) / self.scale
         form = _FORMATS[self.data_type]
-        data = struct.pack(form, raw if form[1] in "fd" else round(raw))
+        try:
+            data = struct.pack(form, raw if form[1] in "fd" else round(raw))
+        except (struct.error, OverflowError) as error:
+            what = f"{value!r} of {self.table}:{self.address} is beyond what {self.data_type} holds"
+            raise ValueError(what) from error
         words = [data[i : i + 2] for i in range(0, len(data), 2)]
         if self.byte_order in ("CDAB", "DCBA"):
             words.reverse()
@@ -100,7 +104,7 @@ def read_recording(recording: Path, register_map: Path) -> Recorded:
                     if cells[name]:
                         place = places[name]
                         row[place.unit_id, place.table] |= place.encode(_number(cells[name]))
-            except (ValueError, TypeError, struct.error, OverflowError) as error:
+            except (ValueError, TypeError, OverflowError) as error:
                 raise ReplayError(f"{recording}: row {number}: {error}") from error
             if len(times_s) > 1 and times_s[-1] <= times_s[-2]:
                 raise ReplayError(f"{recording}: row {number}: time does not rise")

@@ -10,11 +10,13 @@ import asyncio
 import contextlib
 import os
 import pty
+import tempfile
 import tty
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
-__all__ = ["serial_line"]
+__all__ = ["SerialLine", "pluggable_line", "serial_line"]
 
 _CHUNK_BYTES = 4096
 # While the far end is away a line is silent, and asked for again this often.
@@ -36,6 +38,52 @@ async def serial_line(host: str, port: int) -> AsyncIterator[str]:
             await pumping
         os.close(far)
         os.close(near)
+
+
+class SerialLine:
+    """A serial line whose adapter can be pulled out; `path` is a link that lasts."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.away_s = 0.0
+        self.pulled_total = 0
+        self.is_pulled = asyncio.Event()
+
+    def unplug(self, seconds: float) -> None:
+        """Be gone for so long: the terminal ends, and one with another name comes back."""
+        if not 0 <= seconds <= 3600:
+            raise ValueError("seconds are 0 to 3600")
+        self.away_s = seconds
+        self.is_pulled.set()
+
+
+@asynccontextmanager
+async def pluggable_line(host: str, port: int) -> AsyncIterator[SerialLine]:
+    """Like `serial_line`, with an adapter that can be unplugged."""
+    with tempfile.TemporaryDirectory(prefix="serial-") as folder:
+        link = Path(folder) / "line"
+        line = SerialLine(str(link))
+
+        async def be() -> None:
+            while True:
+                async with serial_line(host, port) as terminal:
+                    link.symlink_to(terminal)
+                    is_there.set()
+                    await line.is_pulled.wait()
+                    line.is_pulled.clear()
+                    line.pulled_total += 1
+                    link.unlink()
+                await asyncio.sleep(line.away_s)
+
+        is_there = asyncio.Event()
+        being = asyncio.create_task(be(), name="pluggable line")
+        try:
+            await is_there.wait()
+            yield line
+        finally:
+            being.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await being
 
 
 async def _pump(far: int, host: str, port: int) -> None:

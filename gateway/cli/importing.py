@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import os
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,8 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _parse(path: Path) -> dict[str, Any]:
+    from gateway.cli.imports.telegraf import with_variables
+
     try:
         if path.stat().st_size > BYTES_MAX:
             raise SluicegateError(f"{path} is larger than 16 MiB")
@@ -81,13 +84,18 @@ def _parse(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8"
         raise SluicegateError(f"{path} cannot be read: {reason}") from error
+    unknown: list[str] = []
     try:
-        is_json = text.lstrip().startswith("{")
-        data = json.loads(text) if is_json else tomllib.loads(text)
+        if text.lstrip().startswith("{"):
+            data = json.loads(text)
+        else:
+            text, unknown = with_variables(text, os.environ)
+            data = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
-        raise SluicegateError(
-            f"{path} is neither TOML nor JSON: {error}", hint="name the connector's own file"
-        ) from error
+        hint = "name the connector's own file"
+        if unknown:
+            hint = f"it uses variables: set {', '.join(unknown)} in the environment"
+        raise SluicegateError(f"{path} is neither TOML nor JSON: {error}", hint=hint) from error
     if not isinstance(data, dict) or not ("inputs" in data or "master" in data or "slaves" in data):
         raise SluicegateError(
             f"{path} is neither a Telegraf configuration nor a ThingsBoard Modbus connector",

@@ -90,6 +90,7 @@ class _Prober:
         self._end_s = time.monotonic() + time_s
         self._peer = Peer("probe")
         self._requests = 0
+        self._most: dict[tuple[int, int], int] = {}  # registers that were answered at once
         self._error: SourceError | None = None  # the last, of those that count as silence
         self._connection: Any = None
         self._opened = AsyncExitStack()
@@ -104,7 +105,7 @@ class _Prober:
             await self._connect()
             try:
                 for unit_id in units:
-                    if await self._is_there(unit_id):
+                    if await self._is_there(unit_id, addresses[0]):
                         there += 1
                         await self._unit(unit_id, addresses, looks, every_s, writer)
             except _Spent:
@@ -173,12 +174,13 @@ class _Prober:
         opening = connect(self._settings, self._peer)
         self._connection = await self._opened.enter_async_context(opening)
 
-    async def _is_there(self, unit_id: int) -> bool:
+    async def _is_there(self, unit_id: int, first: int) -> bool:
         from gateway.sources.modbus.wire import Request
 
-        for function in (3, 4):
+        # Some devices meet addresses that they have not with silence.
+        for function, address in dict.fromkeys(((3, 0), (4, 0), (3, first), (4, first))):
             try:
-                if await self._ask(Request(unit_id, function, 0, 1)) is not None:
+                if await self._ask(Request(unit_id, function, address, 1)) is not None:
                     return True
             except DeviceRefused as refused:
                 return refused.code not in _AWAY
@@ -247,6 +249,8 @@ class _Prober:
             else:
                 if answer is not None:
                     readable += part
+                    most = self._most.get((unit_id, function), 0)
+                    self._most[unit_id, function] = max(most, len(part))
                 return True
             if len(part) == 1:
                 return True
@@ -262,16 +266,12 @@ class _Prober:
         import numpy as np
 
         from gateway.sources.modbus.guess import guess
-        from gateway.sources.modbus.wire import Request
 
         seen: dict[Any, list[np.ndarray[Any, Any]]] = {block: [] for block in blocks}
         for look in range(looks if blocks else 0):
             began_s = time.monotonic()
             for function, first, count in blocks:
-                try:
-                    data = await self._ask(Request(unit_id, function, first, count))
-                except DeviceRefused:
-                    data = None
+                data = await self._block(unit_id, function, first, count)
                 if data is not None:
                     seen[function, first, count].append(np.frombuffer(data, ">u2"))
             if look + 1 < looks:
@@ -286,6 +286,23 @@ class _Prober:
                 print(f"# {least}" + (f" to {most}" if most != least else ""))
                 row = _row(unit_id, TABLES[function], place, kind.value)
                 writer.writerow([*row[:-2], length, found.byte_order.value])
+
+    async def _block(self, unit_id: int, function: int, first: int, count: int) -> bytes | None:
+        """Registers that can be read, in requests that the device answers."""
+        from gateway.sources.modbus.wire import Request
+
+        step = self._most.get((unit_id, function), count)
+        data = b""
+        for start in range(first, first + count, step):
+            quantity = min(step, first + count - start)
+            try:
+                answer: bytes | None = await self._ask(Request(unit_id, function, start, quantity))
+            except DeviceRefused:
+                return None
+            if answer is None:
+                return None
+            data += answer
+        return data
 
 
 def _text(value: float | str) -> str:

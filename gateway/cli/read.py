@@ -17,7 +17,7 @@ from gateway.errors import ConfigError, SluicegateError
 if TYPE_CHECKING:
     from gateway.sources.modbus.config import RegisterRow
 
-__all__ = ["add_columns", "add_parser", "rows_of"]
+__all__ = ["add_columns", "add_parser", "rows_of", "value_text"]
 
 # A person's question; a plant's worth is for the gateway.
 VALUES_MAX = 2000
@@ -42,7 +42,7 @@ def add_columns(parser: argparse.ArgumentParser) -> None:
     """Endpoint, and the columns of a register map as options."""
     parser.add_argument("endpoint", help="tcp://host:502, rtu:///dev/ttyUSB0?baud_rate=9600, ...")
     parser.add_argument("--unit", dest="unit_id", type=int, default=1, help="unit id (1)")
-    parser.add_argument("--table", default="holding_register", help="of addresses that are bare")
+    parser.add_argument("--table", default="", help="of bare numbers; they are addresses then")
     parser.add_argument("--type", dest="data_type", default="uint16", help="int16, float32, ...")
     parser.add_argument("--order", dest="byte_order", default="ABCD", help="ABCD, CDAB, ...")
     parser.add_argument("--length", type=int, default=0, help="registers of a string")
@@ -59,7 +59,7 @@ def rows_of(options: argparse.Namespace, addresses: list[str], count: int) -> li
     if options.register_map is not None:
         return _mapped(options.register_map, addresses)
     columns = ("unit_id", "table", "data_type", "byte_order", "length", "scale", "offset")
-    given = {column: getattr(options, column) for column in columns}
+    given = {column: value for column in columns if (value := getattr(options, column)) != ""}
     rows = []
     for address in addresses:
         first = row_at(address, **given)
@@ -99,8 +99,8 @@ def _mapped(path: Path, names: list[str]) -> list[RegisterRow]:
 def _named(row: RegisterRow) -> RegisterRow:
     """A row of a map under the whole name of its tag."""
     holder = f"{row.asset}.{row.scale_from}" if row.scale_from else ""
-    named = {"tag": f"{row.asset}.{row.tag}", "scale_from": holder, "scan_class": "default"}
-    return row.model_copy(update=named)
+    named = {"asset": "", "tag": f"{row.asset}.{row.tag}", "scale_from": holder}
+    return row.model_copy(update=named | {"scan_class": "default"})
 
 
 def _holders(path: Path, rows: list[RegisterRow]) -> list[RegisterRow]:
@@ -162,28 +162,54 @@ async def _read(
 async def _read_once(
     connection: Any, blocks: Any, rows: list[RegisterRow], settings: Any
 ) -> tuple[list[str], int]:
-    """What each row holds, in their order, and how many could not be read."""
+    """What each row holds, in their order, and how many could not be read.
+
+    Of a block that is refused the halves are asked: one of its addresses may be what is not there,
+    or a gap between them, or they are too many.
+    """
     from gateway.errors import DeviceRefused
     from gateway.sources.modbus.decode import BlockDecoder, new_exponents
     from gateway.tag import Quality
 
     said: dict[int, str] = {}
     failed, exponents = 0, new_exponents(rows)
-    for block in blocks:
+    left = list(reversed(blocks))
+    while left:
+        block = left.pop()
         try:
             data = await connection.read(block.request, settings.response_timeout)
         except DeviceRefused as refused:
-            failed += len(block.rows)
-            said |= dict.fromkeys(block.rows, f"refused: {refused}")
+            if len(block.rows) > 1:
+                left += reversed(block.halves(rows))
+            else:
+                failed += 1
+                said[block.rows[0]] = f"refused: {refused}"
             continue
         decoded = BlockDecoder(block, rows, exponents).decode(data)
         for place, index in enumerate(block.rows):
             row, quality = rows[index], int(decoded.quality[place])
             value: Any = decoded.exact.get(place, float(decoded.values[place]))
-            if not isinstance(value, str):
-                is_scaled = row.scale != 1.0 or row.offset != 0.0
-                value = value * row.scale + row.offset if is_scaled else value
-                value = f"{value:.10g}" if isinstance(value, float) else value
+            if not isinstance(value, str) and (row.scale != 1.0 or row.offset != 0.0):
+                value = value * row.scale + row.offset
             name = Quality(quality).name.lower()
-            said[index] = f"{value} {row.eng_unit}".rstrip() if quality == 0 else name
+            said[index] = (
+                f"{value_text(row, value)} {row.eng_unit}".rstrip() if quality == 0 else name
+            )
     return [said[index] for index in range(len(rows))], failed
+
+
+def value_text(row: RegisterRow, value: Any) -> str:
+    """A value in engineering units with all the digits that the device gave, and no others."""
+    import numpy as np
+
+    if not isinstance(value, float):
+        return str(value)
+    if row.scale != 1.0 or row.offset != 0.0 or row.scale_from:
+        return f"{value:.15g}"  # the last digits are of the multiplication
+    if not row.data_type.is_float:
+        return str(int(value))
+    widths: dict[str, Any] = {"float16": np.float16, "float32": np.float32}
+    number = widths.get(row.data_type, np.float64)(value)
+    if value and not 1e-4 <= abs(value) < 1e16:
+        return np.format_float_scientific(number, trim="-")
+    return np.format_float_positional(number, trim="-")

@@ -10,7 +10,7 @@ import argparse
 import asyncio
 from typing import Any
 
-from gateway.cli.read import add_columns, rows_of
+from gateway.cli.read import add_columns, rows_of, value_text
 from gateway.errors import SluicegateError
 
 __all__ = ["add_parser"]
@@ -36,6 +36,9 @@ def _run(options: argparse.Namespace) -> int:
     from gateway.sources.modbus.endpoint import settings_at
 
     settings = settings_at(options.endpoint)
+    if options.bit is not None and options.register_map is not None:
+        hint = "with a map a bit is set as the row that is that bit"
+        raise SluicegateError("--bit does not go with --map", hint=hint)
     (row, *more) = rows_of(options, [options.address], 1)
     if more:
         raise SluicegateError(f"{options.address} names {len(more) + 1} tags", hint="name one")
@@ -67,7 +70,7 @@ async def _write(settings: Any, row: Any, options: argparse.Namespace) -> int:
             block, held = await read_row(word, connection, timeout_s)
             if bool(int.from_bytes(block) >> options.bit & 1) is not bool(value):
                 raise SluicegateError(f"the register holds {held} after bit {options.bit} was set")
-    print(f"{row.tag}  {held}")
+    print(f"{row.tag}  {value_text(row, held)}")
     return 0
 
 

@@ -22,7 +22,11 @@ from gateway.config.schema import GatewaySettings
 from gateway.errors import SluicegateError
 from gateway.inference.config import ModelSettings
 from gateway.settings import Secret
-from gateway.sources.modbus.config import ModbusRtuSettings, ModbusSettings
+from gateway.sources.modbus.config import (
+    ModbusRtuSettings,
+    ModbusSettings,
+    ModbusTcpSettings,
+)
 from gateway.sources.mqtt.config import MqttSettings, TopicSettings
 from gateway.stages.config import AggregateSettings
 from gateway.stages.windows import duration_text
@@ -49,7 +53,7 @@ def review(draft: Draft, document: Document, base: Path) -> Findings:
         _check_gateway(found, draft.gateway, base)
     for index, source in draft.source.items():
         if isinstance(source, ModbusSettings):
-            _check_modbus(found, ("source", index), source)
+            _check_modbus(found, ("source", index), source, base)
         else:
             _check_mqtt(found, ("source", index), source, base)
     _check_hosts(found, draft.source)
@@ -150,7 +154,7 @@ def _unprivileged_port() -> int:
         return 1024
 
 
-def _check_modbus(found: Findings, path: KeyPath, source: ModbusSettings) -> None:
+def _check_modbus(found: Findings, path: KeyPath, source: ModbusSettings, base: Path) -> None:
     if source.register_map is None and not source.profile:
         mend = 'Add map = "press.csv", or profile = "sunspec" for a device that has one.'
         found.problem((*path, "map"), "map is missing", mend)
@@ -160,6 +164,12 @@ def _check_modbus(found: Findings, path: KeyPath, source: ModbusSettings) -> Non
     if isinstance(source, ModbusRtuSettings) and not Path(source.device).exists():
         what = f"device = {toml_text(source.device)} is not there now"
         found.warn((*path, "device"), what, "Plug the adapter in; until then nothing is read.")
+    if isinstance(source, ModbusTcpSettings):
+        _check_tls_ca(found, path, source, base, used=source.tls)
+        if source.tls_certificate and not (base / source.tls_certificate).is_file():
+            what = f"tls_certificate = {toml_text(source.tls_certificate)}: there is no such file"
+            mend = "Put certificate and key there, as PEM."
+            found.problem((*path, "tls_certificate"), what, mend)
     _check_standby(found, (*path, "standby"), source)
     for name, period_s in source.scan_classes.items():
         where = (*path, "scan_classes", name)

@@ -222,6 +222,8 @@ class Document:
         mend = self._advice(path)
         if kind == "value_error":
             said = str(error["ctx"]["error"])
+            if isinstance(path[-1], int) and isinstance(value, Mapping):  # keys that do not fit
+                return self.problem(path, said, "Change one of them.")
             return self.problem(path, f"{found} is not accepted", f"{said[:1].upper()}{said[1:]}.")
         if kind == "string_pattern_mismatch":
             mend = self._pattern_advice(path, node, str(value))

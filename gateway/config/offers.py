@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import math
 import struct
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,22 +37,30 @@ class Offer:
         """Registers, or one bit."""
         return 1 if self.data_type == "bool" else struct.calcsize(_FORMATS[self.data_type]) // 2
 
-    def encode(self, value: float | None) -> bytes:
-        """The registers of a value, kept within what the type holds; None is the sentinel."""
+    def encode(self, value: float | None) -> bytes | None:
+        """The registers of a value, or of the sentinel for None; None: they cannot hold it."""
         form = _FORMATS[self.data_type]
         if self.data_type.startswith("float"):
             stored = math.nan if value is None else value / self.scale
-            with suppress(OverflowError):
+            try:
                 return self._ordered(struct.pack(form, stored))
-            return self._ordered(struct.pack(form, math.nan))
+            except OverflowError:
+                return None
         bits = 8 * struct.calcsize(form)
-        is_signed = self.data_type.startswith("int")
-        low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if is_signed else (0, 2**bits - 1)
-        missing = low if is_signed else high
-        if value is None or not math.isfinite(value):
-            return self._ordered(struct.pack(form, missing))
-        exact = value if self.scale == 1.0 else value / self.scale
-        return self._ordered(struct.pack(form, min(max(round(exact), low), high)))
+        low, high = (
+            (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if self.is_signed else (0, 2**bits - 1)
+        )
+        if value is None:
+            return self._ordered(struct.pack(form, low if self.is_signed else high))
+        if not math.isfinite(value):
+            return None
+        number = round(value if self.scale == 1.0 else value / self.scale)
+        return self._ordered(struct.pack(form, number)) if low <= number <= high else None
+
+    @property
+    def is_signed(self) -> bool:
+        """Whether it may be below zero."""
+        return not self.data_type.startswith("uint")
 
     def _ordered(self, data: bytes) -> bytes:
         words = [data[i : i + 2] for i in range(0, len(data), 2)]

@@ -6,6 +6,7 @@ then only a pattern of the names is known ("pump-*.*"), and what can match it is
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -20,13 +21,19 @@ from gateway.config.reference import toml_text
 from gateway.errors import ConfigError, Problem, SluicegateError
 from gateway.inference.config import ModelSettings
 from gateway.settings import matches_any
-from gateway.sources.modbus.config import ModbusRtuSettings, ModbusSettings, RegisterRow
+from gateway.sources.modbus.config import (
+    ModbusRtuSettings,
+    ModbusSettings,
+    RegisterRow,
+    Table,
+)
 from gateway.sources.mqtt.config import FieldSettings, MqttSettings, TopicSettings
 from gateway.stages.config import AggregateSettings
 from gateway.stages.windows import duration_text
 from gateway.tag import DataType, Tag
 
 if TYPE_CHECKING:
+    from gateway.config.offers import Offer
     from gateway.sources.modbus.rows import RegisterMap
 
 __all__ = ["can_both_match", "check_tags", "is_covered"]
@@ -34,6 +41,7 @@ __all__ = ["can_both_match", "check_tags", "is_covered"]
 NAMES_LISTED_MAX = 5
 # The rest is for devices to think, and for what has to be asked twice.
 LINE_BUSY_MAX = 0.7
+_WORDS = (Table.HOLDING_REGISTER, Table.INPUT_REGISTER)
 _SET = re.compile(r"\[!?.[^\]]*\]")
 
 
@@ -106,6 +114,8 @@ def _check_offers(found: Findings, draft: Draft, base: Path) -> None:
         is_known = asset in assets and name in models if is_alarm else offer.tag in found.tags
         may_come = "@" in offer.tag or any(can_both_match(offer.tag, n) for n in found.open_names)
         is_derived = not is_alarm and any(f".{model}." in offer.tag for model in models)
+        if (tag := found.tags.get(offer.tag)) is not None:
+            _check_offer(found, where, offer, tag)
         if is_known or may_come or is_derived:
             continue
         near = did_you_mean(offer.tag, found.tags)
@@ -113,12 +123,32 @@ def _check_offers(found: Findings, draft: Draft, base: Path) -> None:
         found.warn(where, f"{settings.map} offers {offer.tag}, which is no tag", mend)
 
 
+def _check_offer(found: Findings, where: KeyPath, offer: Offer, tag: Tag) -> None:
+    """Whether what is offered can be what the tag is."""
+    what = ""
+    if tag.data_type is DataType.STRING:
+        what = f"{offer.tag} is a text, and offered as {offer.data_type}: it is bad for ever"
+    elif not offer.is_signed and -math.inf < tag.eu_low < 0:
+        what = f"{offer.tag} goes down to {tag.eu_low:g}, and is offered as {offer.data_type}"
+    if what:
+        found.warn(where, what, "Offer numbers only, in a type that holds them.")
+
+
 def _check_line(found: Findings, path: KeyPath, source: ModbusSettings, data_dir: Path) -> None:
     """Whether the line or connection can carry what is to be read over it."""
     from gateway.sources.modbus.learned import load_learned  # noqa: PLC0415 - if it is used
     from gateway.sources.modbus.line import loads  # noqa: PLC0415 - if it is used
+    from gateway.sources.modbus.plan import width_of  # noqa: PLC0415 - if it is used
 
     rows = found.register_maps[source.name]
+    wide = [row for row in rows if row.table in _WORDS and width_of(row) > source.registers_max]
+    for row in wide[:NAMES_LISTED_MAX]:
+        what = (
+            f"{row.asset}.{row.tag} takes {width_of(row)} registers, and a request"
+            f" {source.registers_max} at most"
+        )
+        mend = "Raise registers_max, or leave the tag out: it cannot be read in parts."
+        found.problem((*path, "registers_max"), what, mend)
     shares = loads(rows, source)
     busy = sum(share for _, share in shares)
     if busy <= LINE_BUSY_MAX:

@@ -2,13 +2,14 @@
 
 Functions 1 and 2 read the bits, 3 and 4 the registers, of any unit id; everything else is refused
 with exception 1. What is between the offered addresses is zero; beyond them is exception 2. A tag
-that is bad, or older than `stale_after`, is answered as `bad` says. `<asset>.<model>.alarm` is no
-tag but a bit: whether that model has an event open of that asset.
+that is bad, older than `stale_after`, or beyond what its type holds is answered as `bad` says.
+`<asset>.<model>.alarm` is no tag but a bit: whether that model has an event open of that asset.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import struct
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -23,6 +24,8 @@ from gateway.stages.latest import Latest
 from gateway.tag import Quality, TagTable
 
 __all__ = ["OfferStats", "serve_offers"]
+
+log = logging.getLogger(__name__)
 
 HasAlarm = Callable[[str, str], bool | None]
 """Whether a model (the first) has an event open of an asset; None where that is not known."""
@@ -55,6 +58,7 @@ class _Registers:
         has_alarm: HasAlarm | None,
     ) -> None:
         self._has_alarm = has_alarm
+        self._said: set[str] = set()  # tags of which a value was beyond what is offered
         self._bits = [offer for offer in offers if offer.data_type == "bool"]
         self._words = [offer for offer in offers if offer.data_type != "bool"]
         self._settings = settings
@@ -94,14 +98,28 @@ class _Registers:
             if offer.address + offer.size <= address or offer.address >= address + count:
                 continue
             value = self._value(offer.tag)
-            if value is None and (self._settings.bad == "exception" or is_bits):
-                return None
-            raw = bytes([bool(value)]) if is_bits else offer.encode(value)
+            raw = self._raw(offer, value, is_bits=is_bits) if value is not None else None
+            if raw is None:
+                if self._settings.bad == "exception" or is_bits:
+                    return None
+                raw = offer.encode(None)
+                assert raw is not None, "every type has a sentinel"
             for i in range(offer.size):
                 place = offer.address + i - address
                 if 0 <= place < count:
                     data[size * place : size * (place + 1)] = raw[size * i : size * (i + 1)]
         return bytes(data)
+
+    def _raw(self, offer: Offer, value: float, *, is_bits: bool) -> bytes | None:
+        """The bytes of a value; None, said once a tag, for one that its registers cannot hold."""
+        raw = bytes([bool(value)]) if is_bits else offer.encode(value)
+        if raw is None and offer.tag not in self._said:
+            self._said.add(offer.tag)
+            log.warning(
+                "offers.beyond tag=%s value=%r data_type=%s consequence=offered as bad",
+                *(offer.tag, value, offer.data_type),
+            )
+        return raw
 
     def _value(self, tag: str) -> float | None:
         """The newest value; None where it is bad, stale, or not there."""

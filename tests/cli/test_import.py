@@ -126,7 +126,7 @@ THINGSBOARD: dict[str, Any] = {
                 "deviceName": "Pump", "timeout": 3, "byteOrder": "BIG", "wordOrder": "BIG",
                 "pollPeriod": 10000, "attributes": [],
                 "timeseries": [
-                    {"tag": "hours", "type": "32uint", "functionCode": 3, "objectsCount": 2,
+                    {"tag": "hours", "type": "uint", "functionCode": 3, "registerCount": 2,
                      "address": 7},
                 ],
             },
@@ -226,11 +226,83 @@ def test_thingsboards_connector_is_carried_over(
         "Chiller-roof.relays_0": (4, "coil", 8, "bool", "ABCD", 1),
         "Chiller-roof.relays_1": (4, "coil", 9, "bool", "ABCD", 1),
         "Chiller-roof.relays_2": (4, "coil", 10, "bool", "ABCD", 1),
-        "Chiller-roof.serial": (4, "holding_register", 50, "string", "CDAB", 1),
+        "Chiller-roof.serial": (4, "holding_register", 50, "string", "ABCD", 1),
         "Pump.hours": (5, "holding_register", 7, "uint32", "ABCD", 1),
     }
     for what in ("blob", "odd", "setRelay", "slave"):
         assert sum(what in line for line in said.splitlines()) == 1, what
+
+
+def test_what_telegraf_knows_of_a_difficult_device_is_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = """
+[[inputs.modbus]]
+  name = "drive"
+  interval = "1m30s"
+  controller = "tcp://10.0.0.1"
+  slave_id = 1
+  holding_registers = [
+    { name = "ready", byte_order = "BA", data_type = "BIT", bit = 3, address = [7] },
+  ]
+  [inputs.modbus.workarounds]
+    pause_after_connect = "1s"
+    pause_between_requests = "20ms"
+    one_request_per_field = true
+"""
+    config, said = imported(tmp_path, text, capsys)
+    settings: Any = config.settings.sources[0]
+    assert (settings.connect_pause, settings.request_pause) == (1.0, 0.02)
+    assert settings.one_request_a_tag
+    assert settings.scan_classes == {"default": 90.0}
+    # Telegraf looks for the bit behind the swap of the bytes.
+    (row,) = config.register_maps["drive"]
+    assert (row.bits, row.byte_order.value) == ("3", "DCBA")
+    assert "not carried over" not in said
+
+
+def test_two_devices_that_telegraf_calls_the_same_are_two_assets(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    section = """
+[[inputs.modbus]]
+  name = "meter"
+  controller = "tcp://10.0.0.1"
+  slave_id = {unit_id}
+  holding_registers = [ {{ name = "a", byte_order = "AB", data_type = "UINT16", address = [0] }} ]
+"""
+    text = section.format(unit_id=1) + section.format(unit_id=2)
+    config, said = imported(tmp_path, text, capsys)
+    found = {name: row[0] for name, row in rows(config, "meter").items()}
+    assert found == {"meter.a": 1, "meter-2.a": 2}
+    assert "not carried over" not in said
+
+
+def test_telegrafs_variables_are_those_of_the_environment(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = """
+[[outputs.influxdb_v2]]
+  token = "${NOT_SET}"
+[[inputs.modbus]]
+  name = "plc"
+  controller = "tcp://${PLC_HOST}:${PLC_PORT:-1502}"
+  slave_id = $UNIT
+  holding_registers = [ { name = "a", byte_order = "AB", data_type = "UINT16", address = [0] } ]
+"""
+    file = tmp_path / "given"
+    file.write_text(text, encoding="utf-8")
+    command = ["import", str(file), "--to", str(tmp_path / "to")]
+    assert main(command) == 69
+    assert "set NOT_SET, PLC_HOST, UNIT in the environment" in capsys.readouterr().err
+    monkeypatch.setenv("UNIT", "9")
+    assert main(command) == 69
+    assert "set PLC_HOST in the environment" in capsys.readouterr().out
+    monkeypatch.setenv("PLC_HOST", "PLC.example")
+    config, _ = imported(tmp_path, text, capsys)
+    settings: Any = config.settings.sources[0]
+    assert (settings.host, settings.port) == ("plc.example", 1502)
+    assert rows(config, "plc")["plc.a"][0] == 9
 
 
 @pytest.mark.parametrize(

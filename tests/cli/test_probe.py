@@ -8,7 +8,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AsyncExitStack, contextmanager, nullcontext
+from contextlib import AsyncExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TypeAlias
 
@@ -128,6 +128,51 @@ def test_a_device_is_found_and_its_map_proposed(
     assert main(["probe", at, *options, "--pause", "0"]) == 0
     assert time.monotonic() - began_s < 60
     maps(capsys.readouterr().out, tmp_path)
+
+
+async def ten_at_most(sending: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """A device that has 1000-1030 only, gives ten registers at once, and else says nothing."""
+    with suppress(asyncio.IncompleteReadError):
+        while True:
+            tid, _, _, unit, function, first, count = struct.unpack(
+                ">HHHBBHH", await sending.readexactly(12)
+            )
+            if not 1000 <= first <= first + count - 1 <= 1030:
+                continue
+            pdu = bytes([function | 0x80, 3])
+            if count <= 10:
+                pdu = struct.pack(f">BB{count}H", function, 2 * count, *range(first, first + count))
+            writer.write(struct.pack(">HHHB", tid, 0, len(pdu) + 1, unit) + pdu)
+    writer.close()
+
+
+def test_a_device_of_small_requests_at_high_addresses_is_mapped(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    loop, ports, started = asyncio.new_event_loop(), [], threading.Event()
+
+    async def serve() -> None:
+        server = await asyncio.start_server(ten_at_most, "127.0.0.1", 0)
+        ports.append(server.sockets[0].getsockname()[1])
+        started.set()
+        await stop.wait()
+        server.close()
+
+    stop = asyncio.Event()
+    thread = threading.Thread(target=lambda: loop.run_until_complete(serve()))
+    thread.start()
+    try:
+        assert started.wait(30)
+        at = f"tcp://127.0.0.1:{ports[0]}?response_timeout=500ms"
+        options = ["--units", "3", "--addresses", "1000-1030", "--looks", "1", "--pause", "0"]
+        assert main(["probe", at, *options]) == 0
+    finally:
+        loop.call_soon_threadsafe(stop.set)
+        thread.join(30)
+        loop.close()
+    rows = [line.split(",") for line in capsys.readouterr().out.splitlines() if line[0] == "u"]
+    covered = {int(row[4]) for row in rows if row[3] == "holding_register"}
+    assert {1000, 1030} <= covered
 
 
 def maps(said: str, folder: Path) -> None:

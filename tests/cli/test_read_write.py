@@ -24,7 +24,11 @@ def serving(framer: FramerType) -> Iterator[int]:
     port: list[int] = []
 
     async def serve() -> None:
-        data = [SimData(0, count=200, values=7, datatype=DataType.REGISTERS)]
+        data = [
+            SimData(0, count=200, values=7, datatype=DataType.REGISTERS),
+            SimData(300, count=1, values=8, datatype=DataType.REGISTERS),
+            SimData(304, count=1, values=9, datatype=DataType.REGISTERS),
+        ]
         device = SimDevice(1, simdata=data)
         server = ModbusTcpServer(device, framer=framer, address=("127.0.0.1", 0))
         await server.listen()
@@ -87,6 +91,10 @@ def test_with_a_map_its_limits_hold(
     assert main(["write", at, "--map", str(path), "q.pump", "on"]) == 0
     assert main(["write", at, "--map", str(path), "q.pump", "5"]) == 69
     capsys.readouterr()
+    assert main(["write", at, "--map", str(path), "p.level", "on", "--bit", "15"]) == 69
+    assert "--bit does not go with --map" in capsys.readouterr().err
+    assert main(["write", at, "--map", str(path), "p.level", "99"]) == 69
+    assert "sluicegate: p.level: 99 is not from 0 to 50" in capsys.readouterr().err
     assert main(["read", at, "--map", str(path), "p.*"]) == 0
     assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
         ["p.level", "12.5", "%"],
@@ -115,6 +123,59 @@ def test_values_are_read_with_the_power_of_ten_that_the_device_keeps(
 def test_a_device_that_refuses_is_said_to(port: int, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["read", f"tcp://127.0.0.1:{port}?response_timeout=10s", "45000"]) == 1
     assert "exception code 2" in capsys.readouterr().out
+
+
+def test_an_address_that_is_there_is_read_beside_one_that_is_not(
+    port: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    at = f"tcp://127.0.0.1:{port}?response_timeout=10s"
+    places = ["holding_register:300", "holding_register:302", "holding_register:304"]
+    assert main(["read", at, *places]) == 1
+    said = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [line[:2] for line in said] == [
+        ["holding_register:300", "8"],
+        ["holding_register:302", "refused:"],
+        ["holding_register:304", "9"],
+    ]
+
+
+def test_with_a_table_a_number_is_an_address(port: int, capsys: pytest.CaptureFixture[str]) -> None:
+    at = f"tcp://127.0.0.1:{port}?response_timeout=10s"
+    assert main(["read", at, "40001", "--table", "holding_register"]) == 1
+    assert "at address 40001" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        ("uint64", "123456789012345"),
+        ("uint64", "18446744073709551615"),
+        ("int64", "-9007199254740993"),
+        ("float64", "1234567.123456789"),
+        ("float32", "0.1"),
+        ("float32", "16777216"),
+        ("float32", "-1.5e-07"),
+        ("float16", "0.1"),
+    ],
+)
+def test_all_digits_of_a_value_are_shown(
+    port: int, kind: str, value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    at = f"tcp://127.0.0.1:{port}?response_timeout=10s"
+    assert main(["write", at, "40101", "--type", kind, "--", value]) == 0
+    assert main(["read", at, "40101", "--type", kind]) == 0
+    shown = [line.split()[-1] for line in capsys.readouterr().out.splitlines()]
+    assert shown == [value, value]
+
+
+def test_a_counter_with_a_scale_keeps_its_digits(
+    port: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    at = f"tcp://127.0.0.1:{port}?response_timeout=10s"
+    assert main(["write", at, "40101", "123456789012345", "--type", "uint64"]) == 0
+    capsys.readouterr()
+    assert main(["read", at, "40101", "--type", "uint64", "--scale", "0.001"]) == 0
+    assert capsys.readouterr().out.split() == ["40101", "123456789012.345"]
 
 
 def test_rtu_over_tcp_is_read_too(rtu_port: int, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import shutil
+import struct
 from pathlib import Path
 
 import pytest
 from pymodbus.client import AsyncModbusTcpClient
 
 from gateway.config.load import load
-from gateway.config.offers import load_offers
+from gateway.config.offers import Offer, load_offers
 from gateway.config.schema import ModbusServerSettings
 from gateway.errors import ConfigError
 from gateway.ops.offers import serve_offers
@@ -21,6 +23,7 @@ pump-1.pressure,0,float32,CDAB,
 pump-1.speed,4,uint16,,0.5
 pump-1.running,3,bool,,
 """
+FORMATS = {"int16": ">h", "uint16": ">H", "int64": ">q", "uint64": ">Q", "float32": ">f"}
 
 
 @pytest.mark.parametrize("bad", ["exception", "sentinel"])
@@ -49,6 +52,40 @@ async def test_a_client_of_another_maker_reads_what_is_offered(
             assert read.registers == [65535]
         client.close()
         assert stats.requests_total == 5
+
+
+@pytest.mark.parametrize("bad", ["exception", "sentinel"])
+async def test_a_value_beyond_its_registers_is_offered_as_bad(
+    view: FakeView, tmp_path: Path, bad: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = ["tag,address,data_type,scale", "pump-1.pressure,0,uint16,", "pump-1.speed,1,int16,0.01"]
+    (tmp_path / "offers.csv").write_text("\n".join(rows), encoding="utf-8")
+    settings = ModbusServerSettings.model_validate({"listen": "127.0.0.1:0", "bad": bad})
+    view.sample({"pump-1.pressure": -10.0, "pump-1.speed": 1480})
+    serving = serve_offers(settings, tmp_path, view.table, view.latest, view.clock)
+    async with serving as (port, _):
+        client = AsyncModbusTcpClient("127.0.0.1", port=port, timeout=10)
+        await client.connect()
+        for address, sentinel in ((0, 0xFFFF), (1, 0x8000), (0, 0xFFFF)):
+            read = await client.read_holding_registers(address, count=1)
+            if bad == "exception":
+                assert read.exception_code == 4
+            else:
+                assert read.registers == [sentinel]
+        client.close()
+    assert caplog.text.count("offers.beyond tag=pump-1.pressure value=-10.0") == 1
+
+
+@pytest.mark.parametrize("kind", ["int16", "uint16", "int64", "uint64", "float32"])
+def test_what_is_offered_is_what_was_meant_or_nothing(kind: str) -> None:
+    offer = Offer("a.b", 0, kind)
+    for value in (-(2**63), -32769, -1, 0, 65535, 65536, 2**63, 2**64 - 1, 1e39, math.inf):
+        raw = offer.encode(value)
+        if raw is not None:
+            (back,) = struct.unpack(FORMATS[kind], raw)
+            assert back == pytest.approx(value, rel=1e-7), value
+        else:
+            assert kind != "float32" or value == 1e39
 
 
 @pytest.mark.skipif(not shutil.which("mbpoll"), reason="mbpoll is not installed")

@@ -15,7 +15,10 @@ from gateway.sources.modbus.client import connect
 from gateway.sources.modbus.config import ModbusTcpSettings
 from gateway.sources.modbus.peer import Peer
 from gateway.sources.modbus.wire import Request
+from simulators.cli import device_main
 from simulators.device import FAULTS, MisbehavingDevice, control, truth
+from simulators.serial_line import pluggable_line
+from simulators.wire import WIRE_FAULTS
 
 
 def settings(port: int, framing: str, timeout_s: float) -> ModbusTcpSettings:
@@ -48,10 +51,71 @@ async def test_no_fault_of_it_becomes_a_value(framing: str) -> None:
                     answer = await connection.read(Request(2, 3, 10, 10), 0.3)
                 except SourceError:
                     continue
-                # A flipped bit of a value is right by all that TCP's frame can tell.
-                assert framing == "tcp", name
-                assert name in ("flipped_bit", "twice"), name
+                # A flipped bit of a value is right by all that TCP's frame can tell; two zeros
+                # behind an RTU frame are a driver that is switched off.
+                allowed = ("flipped_bit", "twice") if framing == "tcp" else ("long",)
+                assert name in allowed, name
                 assert name == "flipped_bit" or answer == right
+
+
+@pytest.mark.parametrize("framing", ["tcp", "rtu"])
+@pytest.mark.parametrize("name", WIRE_FAULTS)
+async def test_what_happens_on_the_way_is_no_value_either(framing: str, name: str) -> None:
+    device = MisbehavingDevice(framing=framing)
+    device.switch(name)
+    right = b"".join(truth(2, address).to_bytes(2) for address in range(10, 20))
+    timeout_s = 0.3 if name in ("mute", "held", "reset", "half") else 5.0
+    outcomes: list[bytes | SourceError] = []
+    async with device.serving() as port:
+        for _ in range(2):
+            try:
+                async with connect(settings(port, framing, timeout_s), Peer()) as connection:
+                    outcomes.append(await connection.read(Request(2, 3, 10, 10), timeout_s))
+            except SourceError as error:
+                outcomes.append(error)
+    assert device.done[name] >= 1
+    for outcome in outcomes:
+        if name in ("partial", "dribble", "close") or (name, framing) == ("glitch", "rtu"):
+            assert outcome == right
+        else:
+            assert isinstance(outcome, SourceError), name
+
+
+def is_terminal(path: str) -> bool:
+    return Path(path).is_char_device()
+
+
+async def test_an_adapter_is_pulled_out_and_comes_back_under_its_path() -> None:
+    device = MisbehavingDevice(framing="rtu")
+    async with device.serving() as port, pluggable_line("127.0.0.1", port) as line:
+        assert is_terminal(line.path)
+        line.unplug(0.05)
+        while not (line.pulled_total and is_terminal(line.path)):  # noqa: ASYNC110 - tells no event
+            await asyncio.sleep(0.01)
+        async with control(device, line=line) as at, aiohttp.ClientSession() as http:
+            for query, status in (("3", 200), ("x", 400), ("-1", 400)):
+                url = f"http://127.0.0.1:{at}/unplug?seconds={query}"
+                async with http.post(url) as answer:
+                    assert answer.status == status
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--fault", "nope"], "'nope' at 1.0 is none; there are"),
+        (["--fault", "late@2"], "'late' at 2.0 is none"),
+        (["--fault", "late@x"], "could not convert"),
+        (["--port", "99999"], "argument --port"),
+        (["--units", "0"], "argument --units"),
+        (["--serial"], "--serial needs --framing"),
+    ],
+)
+def test_a_wrong_option_is_said_to_be_one(
+    options: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        device_main(options)
+    assert said in capsys.readouterr().err
 
 
 async def test_faults_are_switched_at_run_time() -> None:

@@ -62,7 +62,8 @@ class Found:
         self.sources: list[FoundSource] = []
         self.notes: list[str] = []
         self.left_out: list[str] = []
-        self._assets: dict[str, tuple[str, dict[str, str]]] = {}
+        # Class, labels and, where that tells assets apart, connection and unit id.
+        self._assets: dict[str, tuple[str, dict[str, str], tuple[str, int] | None]] = {}
         self._tags: set[str] = set()
 
     def leave_out(self, where: str, reason: str) -> None:
@@ -115,8 +116,17 @@ class Found:
                     f"{name}: {key} = {value}", f"its connection has {key} = {before} already"
                 )
 
-    def asset(self, name: str, asset_class: str, labels: Mapping[str, Any]) -> str:
-        """The name under which an asset of that class and these labels is declared."""
+    def asset(
+        self,
+        name: str,
+        asset_class: str,
+        labels: Mapping[str, Any],
+        device: tuple[str, int] | None = None,
+    ) -> str:
+        """The name under which an asset of that class and these labels is declared.
+
+        With a `device`, connection and unit id, those of one name on two devices are two.
+        """
         name, asset_class = _asset_word(name), asset_class.strip() or "modbus"
         kept = {}
         for label, value in labels.items():
@@ -124,7 +134,7 @@ class Found:
                 self.leave_out(f"label {label} = {value!r}", "the gateway writes that label itself")
             else:
                 kept[str(label)] = str(value)
-        wanted = (asset_class, kept)
+        wanted = (asset_class, kept, device)
         for i in range(1, 10_000):
             unique = name if i == 1 else f"{name}-{i}"
             if self._assets.setdefault(unique, wanted) == wanted:
@@ -162,7 +172,7 @@ class Found:
                 if key != "type":
                     lines.append(f"{key} = {toml_text(value)}")
         used = {row["asset"] for source in self.sources for row in source.rows}
-        for name, (asset_class, labels) in self._assets.items():
+        for name, (asset_class, labels, _) in self._assets.items():
             if name in used:
                 lines += ["", "[[asset]]", f"name = {toml_text(name)}"]
                 lines.append(f"class = {toml_text(asset_class)}")

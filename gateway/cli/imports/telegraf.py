@@ -2,10 +2,13 @@
 
 Source: the plugin's documentation. A field is a tag; device, measurement and labels make an asset,
 whose class is the measurement, so that points are called in a database what they were.
+
+Variables (`${NAME}`, `${NAME:-default}`) are those of the environment, as for Telegraf.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,7 +17,7 @@ from gateway.cli.imports.found import Found, FoundSource, Unfit, as_list, as_tab
 from gateway.settings import parse_duration
 from gateway.sources.modbus.types import REGISTERS, RegisterType
 
-__all__ = ["collect"]
+__all__ = ["collect", "with_variables"]
 
 _TABLES = {
     "coil": "coil",
@@ -39,6 +42,26 @@ _BYTES = {
     "INT8H": "int8_high",
     "UINT8L": "uint8_low",
     "UINT8H": "uint8_high",
+}
+_VARIABLE = re.compile(r"\$\{(\w+)(?::?-([^}]*))?\}|\$([A-Za-z_]\w*)")
+_WORKAROUNDS = {
+    "max_word_registers_per_request": ("registers_max", int),
+    "max_bit_registers_per_request": ("bits_max", int),
+    "one_request_per_field": ("one_request_a_tag", bool),
+    "pause_between_requests": ("request_pause", str),
+    "pause_after_connect": ("connect_pause", str),
+}
+# Of what Go calls a duration, as in "1m30s".
+_GO_DURATION = re.compile(r"(?:\d+(?:\.\d*)?(?:h|ms|m|s|us|\u00b5s|ns))+")
+_GO_PART = re.compile(r"(\d+(?:\.\d*)?)(h|ms|m|s|us|\u00b5s|ns)")
+_GO_SECONDS = {
+    "h": 3600.0,
+    "m": 60.0,
+    "s": 1.0,
+    "ms": 1e-3,
+    "us": 1e-6,
+    "\u00b5s": 1e-6,
+    "ns": 1e-9,
 }
 # What changes nothing for us: our planner does it itself, or it is about Telegraf's own work.
 _OURS = {
@@ -67,9 +90,28 @@ def collect(data: Mapping[str, Any], found: Found) -> None:
             found.leave_out(name, str(unfit))
 
 
+def with_variables(text: str, environment: Mapping[str, str]) -> tuple[str, list[str]]:
+    """A configuration with the values of its variables, and the names of those that have none."""
+    unknown: dict[str, None] = {}
+
+    def value(found: re.Match[str]) -> str:
+        name = found[1] or found[3]
+        if name in environment:
+            return environment[name]
+        if found[2] is not None:
+            return str(found[2])
+        unknown[name] = None
+        return found[0]
+
+    return _VARIABLE.sub(value, text), list(unknown)
+
+
 def _seconds(value: object, found: Found, where: str, default: float = 10.0) -> float:
+    text = str(value).strip()
+    if _GO_DURATION.fullmatch(text):
+        return sum(float(size) * _GO_SECONDS[unit] for size, unit in _GO_PART.findall(text))
     try:
-        return parse_duration(str(value))
+        return parse_duration(text)
     except ValueError:
         found.leave_out(f"{where} = {value}", f"it is not understood; {default:g} s is taken")
         return default
@@ -109,6 +151,9 @@ class _Section:
     def _keys(self) -> dict[str, Any]:
         section = self._section
         controller = str(section.get("controller", ""))
+        if variable := _VARIABLE.search(controller):
+            name = variable[1] or variable[3]
+            raise Unfit(f"controller {controller!r}: set {name} in the environment of this command")
         mode = str(section.get("transmission_mode", "")).lower()
         try:
             url = urlsplit(controller)
@@ -139,22 +184,25 @@ class _Section:
 
     def _workarounds(self, source: FoundSource) -> None:
         for key, value in as_table(self._section.get("workarounds")).items():
-            match key:
-                case "max_word_registers_per_request" if isinstance(value, int):
-                    source.keys["registers_max"] = value
-                case "max_bit_registers_per_request" if isinstance(value, int):
-                    source.keys["bits_max"] = value
-                case _ if value in (False, "", "0s", "0ms"):
-                    pass
-                case _:
-                    self._found.leave_out(
-                        f"{self._name}: workarounds.{key} = {value}",
-                        "there is no such setting here",
-                    )
+            ours, kind = _WORKAROUNDS.get(key, ("", object))
+            if value in (False, "", "0s", "0ms"):
+                continue
+            if not ours or not isinstance(value, kind):
+                self._found.leave_out(
+                    f"{self._name}: workarounds.{key} = {value}", "there is no such setting here"
+                )
+            elif kind is str:
+                seconds = _seconds(value, self._found, f"{self._name}: {key}", 0.0)
+                source.keys[ours] = f"{round(seconds * 1000)}ms"
+            else:
+                source.keys[ours] = value
 
-    def _asset(self, unit_id: int, measurement: str, labels: Mapping[str, Any]) -> str:
+    def _asset(
+        self, source: FoundSource, unit_id: int, measurement: str, labels: Mapping[str, Any]
+    ) -> str:
         name = self._name if len(self._units) <= 1 else f"{self._name}-{unit_id}"
-        return self._found.asset(name, measurement, labels)
+        # Sections may share a name: for Telegraf a unit id is a label of its own.
+        return self._found.asset(name, measurement, labels, device=(source.name, unit_id))
 
     def _request(
         self,
@@ -175,7 +223,8 @@ class _Section:
                 table = _TABLES.get(register or str(field.get("register", "holding")))
                 if table is None:
                     raise Unfit(f"register {field.get('register', register)} is unknown")
-                asset = self._asset(unit_id, str(field.get("measurement") or measurement), labels)
+                measured = str(field.get("measurement") or measurement)
+                asset = self._asset(source, unit_id, measured, labels)
                 order = str(given.get("byte_order", "ABCD"))
                 kind = str(field.get("type", ""))
                 facts = _facts(table, kind, order, field, 0, self._found)
@@ -198,7 +247,7 @@ class _Section:
             if addresses != list(range(first, first + len(addresses))):
                 raise Unfit(f"the registers {addresses} do not follow each other")
             measurement = given.get("measurement") or self._section.get("name_override")
-            asset = self._asset(unit_id, str(measurement or "modbus"), labels)
+            asset = self._asset(source, unit_id, str(measurement or "modbus"), labels)
             order, kind = str(given.get("byte_order", "AB")), str(given.get("data_type", ""))
             facts = _facts(table, kind, order, given, len(addresses), self._found)
             self._found.add(
@@ -226,7 +275,8 @@ def _facts(
         raise Unfit(f"byte order {order} is unknown")
     scale = number(field.get("scale", 1.0) or 1.0, "scale")
     if kind.upper() == "BIT":
-        return {"data_type": "uint16", "bits": str(int(number(field.get("bit", 0), "bit")))}
+        bit = str(int(number(field.get("bit", 0), "bit")))
+        return {"data_type": "uint16", "byte_order": _ORDERS[order.upper()], "bits": bit}
     data_type, length = _type(kind.upper().removesuffix("-IEEE"), kind, field, registers)
     facts: dict[str, Any] = {
         "data_type": data_type,

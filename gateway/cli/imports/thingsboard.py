@@ -112,7 +112,7 @@ def _value(
         table = _TABLES.get(function)
         if table is None:
             raise Unfit(f"function {function} is no read")
-        kind, count = str(given.get("type", "")), int(number(given.get("objectsCount", 1), "count"))
+        kind, count = str(given.get("type", "")), _count(given)
         row = {**common, "table": table, "address": given.get("address")}
         if function <= 2:
             # One bit is a tag; several are one each, numbered as the platform shows them.
@@ -125,12 +125,23 @@ def _value(
             given.get("divider", 1) or 1, "divider"
         )
         data_type = _type(kind, count)
-        row |= {"tag": tag, "data_type": data_type, "byte_order": order}
+        row |= {"tag": tag, "data_type": data_type}
         if data_type == "string":
-            row["length"] = count
-        elif scale != 1.0:
+            row["length"] = count  # which ThingsBoard reads as it comes, whatever the orders
+            found.add(source, where, **row)
+            return
+        row["byte_order"] = order
+        if scale != 1.0:
             row["scale"] = float(f"{scale:.12g}")
         found.add(source, where, **row)
+
+
+def _count(given: Mapping[str, Any]) -> int:
+    """So many registers or bits; the key had other names in older versions."""
+    for key in ("objectsCount", "registersCount", "registerCount"):
+        if key in given:
+            return int(number(given[key], key))
+    return 1
 
 
 def _type(kind: str, registers: int) -> str:

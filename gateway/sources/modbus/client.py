@@ -117,9 +117,12 @@ async def _connect(settings: ModbusTcpSettings, peer: Peer) -> Connection:
             hint="check the device's certificate, tls_ca and this clock",
         ) from error
     except (OSError, UnicodeError) as error:  # a host name that IDNA refuses is a UnicodeError
+        reason, hint = getattr(error, "strerror", None) or str(error), "its Modbus TCP server"
+        if settings.tls:
+            reason, hint = reason or "it does not speak TLS", "its Modbus/TCP Security (port 802)"
         raise SourceUnavailable(
-            f"cannot connect to {settings.address}: {getattr(error, 'strerror', None) or error}",
-            hint="check that the device is on and its Modbus TCP server enabled",
+            f"cannot connect to {settings.address}: {reason or type(error).__name__}",
+            hint=f"check that the device is on and {hint} enabled",
         ) from error
     return connection
 

@@ -49,7 +49,7 @@ class _Range:
 def _range(value: Any) -> Any:
     if isinstance(value, _Range):
         return value
-    words = value.split() if isinstance(value, str) else []
+    words = value.replace(":", " ").split() if isinstance(value, str) else []
     first, _, last = words[1].partition("-") if len(words) == 2 else ("", "", "")
     is_range = first.isdecimal() and (last or first).isdecimal() and words[0] in tuple(Table)
     if not is_range or not int(first) <= int(last or first) <= 65535:

@@ -98,7 +98,10 @@ class Connection(asyncio.Protocol):
         self._watch: asyncio.TimerHandle | None = None
         self._deadline_s = 0.0
         self._asked: tuple[Query[Any], float] | None = None  # under way, and its time
+        self._has_answered = False
         self.lost: Exception | None = None  # why it is closed
+        # Whether the peer closed it in order, having answered: some do so after each answer.
+        self.is_used_up = False
 
     def hear(self, more_s: float) -> None:
         """Take the line for busy from now on, so much longer than it would be."""
@@ -167,16 +170,21 @@ class Connection(asyncio.Protocol):
         try:
             answer = exchange.feed(data)
         except DeviceRefused as refused:
+            self._has_answered = True
             waiting.set_exception(refused)
         except WireError as error:
             self.close(error)
         else:
             if answer is not None:
+                self._has_answered = True
+                if isinstance(exchange, LineExchange) and exchange.glitches:
+                    self._peer.passed_over_total["noise"] += exchange.glitches
                 waiting.set_result(answer)
             else:
                 self._await_more(waiting, len(data))
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self.is_used_up = exc is None and self._has_answered and self.lost is None
         self.close(ConnectionClosed(f"the device closed the connection: {exc or 'end of stream'}"))
 
     async def _ask(self, query: Query[T], timeout_s: float) -> T:

@@ -260,7 +260,8 @@ class BlockDecoder:
                 exact[place] = text
         for named in self._names:
             if quality[named.place] == Quality.GOOD:
-                exact[named.place] = named.text(int(values[named.place]))
+                number = exact.get(named.place, values[named.place])
+                exact[named.place] = named.text(int(number))
                 values[named.place] = np.nan
         return Decoded(values, quality, exact)
 

@@ -38,13 +38,18 @@ ANSWER_NEWS_SHARE = 0.2
 class BlockReader:
     """One block, ready to be read: its request, its tags, its decoder."""
 
-    __slots__ = ("block", "decoder", "ids", "least_ns", "reads", "request", "total_ns")
+    __slots__ = (
+        "block", "decoder", "failures", "ids", "is_part", "least_ns", "reads", "request", "total_ns"
+    )  # fmt: skip
 
-    def __init__(self, block: Block, device: Device) -> None:
+    def __init__(self, block: Block, device: Device, failures: int | None = None) -> None:
+        """`failures` are those of the block that this one is a part of; None: it is none."""
         self.block = block
         self.request = block.request
         self.decoder = BlockDecoder(block, device.rows, device.exponents)
         self.ids: IdArray = device.ids[np.array(block.rows, np.intp)]
+        self.failures = failures or 0  # in a row
+        self.is_part = failures is not None
         self.reads = 0  # answers
         self.least_ns = 0  # of them, what the quickest took
         self.total_ns = 0  # what all took
@@ -55,6 +60,7 @@ class BlockReader:
             self.least_ns = duration_ns
         self.total_ns += duration_ns
         self.reads += 1
+        self.failures = 0
 
 
 class Device:

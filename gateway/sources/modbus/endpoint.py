@@ -81,10 +81,12 @@ def settings_at(endpoint: str) -> ModbusSettings:
 def row_at(address: str, **given: Any) -> RegisterRow:
     """The row of an address: "40101", "400101", "holding_register:100" or "100".
 
-    `given` are other columns of a register map, and the table of a bare number.
+    `given` are other columns of a register map. With a table among them a bare number is an
+    address, also one that looks like a reference.
     """
     table, colon, number = address.rpartition(":")
-    is_reference = not colon and len(number) in (5, 6) and number[:1] in _REFERENCES
+    is_bare = not colon and "table" not in given
+    is_reference = is_bare and len(number) in (5, 6) and number[:1] in _REFERENCES
     if is_reference and number.isdecimal():
         given |= {"table": _REFERENCES[number[0]], "address": int(number[1:]) - 1}
     else:

@@ -21,8 +21,10 @@ __all__ = ["Patience"]
 # Left alone this long, doubled with each further failure up to the maximum.
 PAUSE_FIRST_S = 1.0
 PAUSE_MAX_S = 60.0
-# A refused address seldom becomes right by itself; when it does (new firmware), within minutes.
-PARKED_S = 300.0
+# A refused address seldom becomes right by itself, but some devices refuse all there is while they
+# start. Doubled likewise.
+PARKED_FIRST_S = 5.0
+PARKED_MAX_S = 300.0
 
 
 class Asks(Protocol):
@@ -85,9 +87,11 @@ class Patience:
         }
 
     def forgive(self) -> None:
-        """A new session: everything may be asked at once, but for what was refused."""
+        """A new session: everything may be asked at once, also what was refused."""
         self._silent.clear()
         self._pauses = {key: pause for key, pause in self._pauses.items() if pause.is_parked}
+        for pause in self._pauses.values():
+            pause.until_s = 0.0
 
     def in_order(self, blocks: Sequence[Asking]) -> Sequence[Asking]:
         """In which order to ask: what is in doubt last."""
@@ -116,11 +120,20 @@ class Patience:
         self._works(request)
         self._pause(request, Quality.BAD_TIMEOUT, now_s, is_answer=True)
 
-    def parked(self, request: Request, now_s: float) -> None:
+    def parked(self, request: Request, quality: Quality, now_s: float) -> None:
         """The unit refuses this address."""
         self._works(request)
-        quality = Quality.BAD_CONFIGURATION
-        self._pauses[request] = _Pause(now_s + PARKED_S, PARKED_S, quality, is_parked=True)
+        before = self._pauses.get(request)
+        length_s = PARKED_FIRST_S
+        if before is not None and before.is_parked:
+            length_s = min(2 * before.length_s, self._parked_max_s(request))
+        self._pauses[request] = _Pause(now_s + length_s, length_s, quality, is_parked=True)
+
+    def reconsider(self, unit_id: int) -> None:
+        """The unit gives what it refused: ask for all of it again."""
+        for key, pause in self._pauses.items():
+            if pause.is_parked and isinstance(key, Request) and key.unit_id == unit_id:
+                pause.until_s = 0.0
 
     def failed(
         self, request: Request, quality: Quality, now_s: float, *, unit_works: bool, speaks: bool
@@ -140,6 +153,12 @@ class Patience:
         self._pause(unit_id, quality, now_s, is_answer=speaks)
         if not speaks:
             self._silent.add(unit_id)
+
+    def _parked_max_s(self, request: Request) -> float:
+        """Where a unit refuses all there is, it is not about the addresses."""
+        others = self._requests[request.unit_id] - {request}
+        has_more = any(not (key in self._pauses and self._pauses[key].is_parked) for key in others)
+        return PARKED_MAX_S if has_more else PAUSE_MAX_S
 
     def _works(self, request: Request) -> None:
         self._silent.discard(request.unit_id)

@@ -114,6 +114,8 @@ class Learned:
 
     # No request reads both the address before a cut and the one behind it.
     cuts: defaultdict[Place, set[int]] = field(default_factory=lambda: defaultdict(set))
+    # The same, where the search for what is refused goes on in the next scan; not kept.
+    unfinished: defaultdict[Place, set[int]] = field(default_factory=lambda: defaultdict(set))
     alone: set[int] = field(default_factory=set)  # rows that are refused, each a block of its own
     # Unused addresses that were read over once, to see what that costs.
     gaps: defaultdict[Place, dict[Span, Verdict]] = field(default_factory=lambda: defaultdict(dict))
@@ -166,7 +168,7 @@ def cuts_of(
 ) -> defaultdict[Place, set[int]]:
     """Addresses that no request reads together with the one before them."""
     cuts: defaultdict[Place, set[int]] = defaultdict(set)
-    for place, addresses in learned.cuts.items():
+    for place, addresses in (*learned.cuts.items(), *learned.unfinished.items()):
         cuts[place] |= addresses
     for index, row in enumerate(rows):
         place = place_of(row)

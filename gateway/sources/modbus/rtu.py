@@ -21,6 +21,9 @@ _EXCEPTION_BYTES = 5
 # Unit id, function and the address' high byte may be those of an answer by chance; with three bytes
 # more it is what we said ourselves.
 _ECHO_BYTES_MIN = 6
+# What a driver that is switched on or off leaves beside a frame on a line without bias.
+_GLITCHES = (0x00, 0xFF)
+_GLITCHES_MAX = 2
 
 
 def _crc_table() -> tuple[int, ...]:
@@ -47,7 +50,7 @@ def crc16(data: bytes) -> bytes:
 class LineExchange(ABC, Generic[T]):
     """One query and its answer on a line, where we may hear ourselves."""
 
-    __slots__ = ("_buffer", "_echo", "_own", "query")
+    __slots__ = ("_buffer", "_echo", "_own", "glitches", "query")
 
     def __init__(self, query: Query[T], *, has_echo: bool = False) -> None:
         """`has_echo`: the adapter hears itself, so the request comes back before the answer."""
@@ -55,6 +58,7 @@ class LineExchange(ABC, Generic[T]):
         self._buffer = b""
         self._own = self._frame(bytes([query.unit_id]) + query.encode())
         self._echo = self._own if has_echo else b""
+        self.glitches = 0  # bytes beside the answer that were passed over
 
     def encode(self) -> bytes:
         """The query's frame."""
@@ -115,14 +119,27 @@ class RtuExchange(LineExchange[T]):
         return body + crc16(body)
 
     def _body(self, buffer: bytes) -> bytes | None:
-        size = self._frame_bytes(buffer)
-        if len(buffer) < size:
+        start = self._glitches_before(buffer)
+        frame = buffer[start:]
+        size = self._frame_bytes(frame)
+        if len(frame) < size:
             return None
-        if len(buffer) > size:
-            raise Mismatch("trailing", f"{len(buffer) - size} bytes nobody asked for")
-        if crc16(buffer[:-2]) != buffer[-2:]:
+        behind = frame[size:]
+        if len(behind) > _GLITCHES_MAX or not set(behind) <= set(_GLITCHES):
+            raise Mismatch("trailing", f"{len(behind)} bytes nobody asked for")
+        frame = frame[:size]
+        if crc16(frame[:-2]) != frame[-2:]:
             raise Mismatch("crc", "a wrong CRC")
-        return buffer[:-2]
+        self.glitches = start + len(behind)
+        return frame[:-2]
+
+    def _glitches_before(self, buffer: bytes) -> int:
+        """How many bytes before the frame can be none of it."""
+        unit_id = self.query.unit_id
+        for i, byte in enumerate(buffer[:_GLITCHES_MAX]):
+            if byte == unit_id or byte not in _GLITCHES:
+                return i
+        return min(len(buffer), _GLITCHES_MAX)
 
     def _frame_bytes(self, buffer: bytes) -> int:
         """How long the frame is as far as its beginning tells; raises Mismatch."""

@@ -3,13 +3,16 @@
 What goes wrong with a block costs that block; its tags get a bad quality with the reason:
 
     exception 2, 3     the block is halved until the refused tags are found. They are parked (asked
-                       again every few minutes), and the plan is cut there; the others are read in
-                       the same scan
+                       again after a while), and the plan is cut there; the others are read in the
+                       same scan
+    exception 4        bad for this scan; the third time in a row the block is halved likewise
     exception 5, 6     the device is busy: the block is left alone for a while
     exception 10, 11   the unit behind a Modbus gateway is away: it is left alone for a while
     other exceptions   bad for this scan
     unexpected numbers bad, and the device is doubted: it may be another one by now
-    time-out, nonsense the connection is replaced; the unit id is left alone for a while
+    time-out, nonsense the connection is replaced; the unit id is left alone for a while. When the
+                       block has failed so again and again, and one of its tags by itself is
+                       answered, the plan is cut in its middle
     reset              the same, but first the request is tried once more
 
 `gateway.sources.modbus.patience` decides how long a while is.
@@ -21,49 +24,47 @@ import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 import numpy as np
 
 from gateway.clock import Clock
-from gateway.errors import DeviceRefused, SourceError, SourceLost, SourceUnavailable, WireError
+from gateway.errors import DeviceRefused, SourceError, SourceLost, WireError
 from gateway.frame import FloatArray, Frame, Part
 from gateway.sources import SourceStats
+from gateway.sources.modbus.asker import Asker, Breaks
 from gateway.sources.modbus.brackets import Bracket
-from gateway.sources.modbus.client import (
-    Connection,
-    ConnectionClosed,
-    ResponseTimeout,
-    connect,
-)
-from gateway.sources.modbus.config import ModbusSettings
+from gateway.sources.modbus.client import ConnectionClosed, ResponseTimeout
 from gateway.sources.modbus.device import BlockReader, Device
 from gateway.sources.modbus.gaps import PASSED_OVER_MAX
-from gateway.sources.modbus.peer import Peer
-from gateway.sources.modbus.wire import Query, Request
+from gateway.sources.modbus.wire import Request
 from gateway.tag import Quality
 
-__all__ = ["Scan", "Scanner"]
-
-T = TypeVar("T")
+__all__ = ["NOT_WELL", "Scan", "Scanner"]
 
 log = logging.getLogger(__name__)
 
-# A unit may break the connection once in a scan and go on; the second time it has had its share.
-BREAKS_MAX = 2
 # A refused block of 125 tags takes up to 248 refusals to take apart. A serial line answers some
 # twenty a second, so that a scan stays within seconds; the next one goes on from there.
 REFUSALS_MAX = 32
+# Of tags that were refused before, so many may be refused again in a scan: where a map has a
+# hundred of them, the others need not wait for all.
+REFUSED_AGAIN_MAX = 4
+# A block fails so often before it is doubted that what is wrong is the device.
+FAILURES_DOUBTED = 3
 _NONE: FloatArray = np.empty(0)
 _TAGS_NAMED_MAX = 3  # in one log line
 
 _ADDRESS_REFUSED = (2, 3)
+_DEVICE_FAILURE = 4
 _BUSY = (5, 6)
 _UNIT_AWAY = (10, 11)
+# With these a device says that it is not well, whatever it is asked.
+NOT_WELL = (4, 5, 6, 10, 11)
 _QUALITY_OF_CODE = {
     1: Quality.BAD_CONFIGURATION,
+    2: Quality.BAD_CONFIGURATION,
+    3: Quality.BAD_CONFIGURATION,
     5: Quality.BAD_TIMEOUT,
     6: Quality.BAD_TIMEOUT,
     10: Quality.BAD_NO_COMMUNICATION,
@@ -82,18 +83,13 @@ class Scan:
     parts: list[Part] = field(default_factory=list)  # stamped with monotonic time
     failed: int = 0  # blocks
     working: set[int] = field(default_factory=set)  # unit ids that have answered
-    breaks: dict[int, int] = field(default_factory=dict)  # by unit id
-    broken: dict[int, Connection] = field(default_factory=dict)  # the last that failed it
+    is_well: bool = False  # one of them with a value, or as one that could
+    is_unwell: bool = False  # one of them failed, or said that it is not
+    breaks: Breaks = field(default_factory=Breaks)
     refusals: int = 0
+    refused_again: int = 0  # of these, tags that were known to be
     refused: list[tuple[int, DeviceRefused]] = field(default_factory=list)  # rows found refused
     has_learned: bool = False
-
-    def count_break(self, unit_id: int, connection: Connection) -> int:
-        """How often the unit broke it: one connection's end may fail several requests of it."""
-        is_new = connection.is_open or self.broken.get(unit_id) is not connection
-        self.broken[unit_id] = connection
-        self.breaks[unit_id] = breaks = self.breaks.get(unit_id, 0) + is_new
-        return breaks
 
     def add_bad(self, reader: BlockReader, quality: Quality, t_ns: int) -> None:
         nothing = np.full(len(reader.ids), np.nan)
@@ -101,45 +97,20 @@ class Scan:
         self.parts.append(Part(t_ns, reader.ids, nothing, codes))
 
 
-class Scanner:
-    """Scans over one connection at a time, which is replaced when it fails."""
+class Scanner(Asker):
+    """Scans of a device."""
 
     def __init__(self, name: str, device: Device, clock: Clock, stats: SourceStats) -> None:
+        super().__init__(device, clock, stats)
         self._name = name
-        self._device = device
-        self._clock = clock
-        self._stats = stats
-        self._connection: Connection | None = None
-        self._connecting = asyncio.Lock()
-        self._opened = AsyncExitStack()  # holds the connection, one at a time
         self._said_silent: set[int] = set()
         self._said_strange: set[int] = set()
+        self._said_failing: dict[int, Request] = {}  # by unit id
         self._error: SourceError = SourceLost("nothing was read yet")
-        self.answered_ns = 0  # when the last answer came; 0: there was none in this session
-        self.busy_ns = 0  # from requests to their answers, all in all
         self.has_answer = False  # whether anything was answered in this session
-
-    async def connect(self) -> None:
-        """Open the connection, in place of the one there was; raises SourceUnavailable."""
-        await self.close()
-        opening = connect(self._device.settings, self._device.peer)
-        self._connection = await self._opened.enter_async_context(opening)
-        await asyncio.sleep(self._device.settings.connect_pause)
-
-    async def move(self, settings: ModbusSettings, peer: Peer) -> None:
-        """Go on at another address, between two scans; raises SourceUnavailable."""
-        async with self._connecting:  # what is asked beside the scans may be connecting, too
-            await self.close()
-            self._device.use(settings, peer)
-            await self.connect()
-
-    async def close(self) -> None:
-        self._connection = None
-        await self._opened.aclose()
-
-    async def ask(self, query: Query[T], timeout_s: float) -> T:
-        """Ask something beside the scans, on their connection; raises what it does."""
-        return await (await self._connected()).ask(query, timeout_s)
+        self.silence_s_max = 0.0  # so long without a value, and the session is over; 0: for ever
+        self.heard_ns = 0  # the last value, or refusal of a device that is well; 0: none
+        self._unwell_since_ns = 0  # 0: it is well
 
     async def try_gap(self, spare_s: float) -> None:
         """Ask for two blocks as one where it is not known whether that is quicker.
@@ -213,19 +184,43 @@ class Scanner:
                 return None
         if scan.bracket is not None:
             await self._bracket(scan.bracket, scan)
-        if scan.refused:
-            self._say_refused(scan.refused)
-        if scan.has_learned:
-            device.replan()
-            await device.remember()
+        if scan.has_learned or device.learned.unfinished:
+            await self._learn(scan)
         if device.patience.is_spent:
             raise SourceLost(f"no unit id answers: {self._error}")
+        if self.silence_s_max:
+            self._give_up_if_unwell(scan)
         if device.patience.has_silent or self._said_silent:
             self._say_who_is_silent()
         self.has_answer = self.has_answer or bool(scan.working)
         self._stats.scans_failed_total += scan.failed > 0
         # Only now: a clock that is set while a scan lasts must not tear it apart.
         return Frame.stacked(scan.parts, self._clock.offset_ns)
+
+    async def _learn(self, scan: Scan) -> None:
+        """Plan by what a scan has shown."""
+        device = self._device
+        if scan.refused:
+            self._say_refused(scan.refused)
+        if device.learned.unfinished and not scan.refusals:
+            # A device that refused everything while it started has none of these edges.
+            device.learned.unfinished.clear()
+            scan.has_learned = True
+        if scan.has_learned:
+            device.replan()
+            await device.remember()
+
+    def _give_up_if_unwell(self, scan: Scan) -> None:
+        """Raise SourceLost where there is another address, and this one gives no values."""
+        now_ns = self._clock.monotonic_ns()
+        if scan.is_well:
+            self.heard_ns, self._unwell_since_ns = now_ns, 0
+        elif not scan.is_unwell:
+            return  # nobody was asked
+        elif not self._unwell_since_ns:
+            self._unwell_since_ns = now_ns
+        elif now_ns - self._unwell_since_ns >= self.silence_s_max * 1e9:
+            raise SourceLost(f"no value for {self.silence_s_max:g} s: {self._error}")
 
     async def _read_together(self, readers: Sequence[BlockReader], scan: Scan) -> None:
         """Read several at once: one of each unit id first, the others when that has answered.
@@ -254,18 +249,24 @@ class Scanner:
     async def _read(self, reader: BlockReader, scan: Scan) -> bool:
         """Add the block's tags to the scan, good or bad; whether they are there."""
         request, device = reader.request, self._device
-        waiting = self._reason_to_wait(request, scan)
+        waiting = self._reason_to_wait(reader, scan)
         if waiting is not None:
             # A parked tag is known to be wrong; what it costs is in the log, not in each scan.
             scan.failed += waiting is not Quality.BAD_CONFIGURATION
             scan.add_bad(reader, waiting, self._clock.monotonic_ns())
             return False
+        is_doubted, has_part = reader.failures >= FAILURES_DOUBTED and len(reader.ids) > 1, False
         try:
-            block, began_ns, ended_ns = await self._request(request, scan)
+            if is_doubted and reader.failures % 2:
+                await self._ask_for_one(reader, scan)
+                has_part = True
+            block, began_ns, ended_ns = await self._request(request, scan.breaks)
         except DeviceRefused as refused:
             await self._refused(reader, refused, scan)
             return False
         except (ResponseTimeout, ConnectionClosed, WireError) as error:
+            if has_part:
+                self._cut_in_two(reader, scan)
             is_silent = isinstance(error, ResponseTimeout)
             quality = Quality.BAD_TIMEOUT if is_silent else Quality.BAD_NO_COMMUNICATION
             self._failed(reader, error, quality, scan)
@@ -274,6 +275,10 @@ class Scanner:
         device.answered_over(request)
         device.patience.answered(request)
         scan.working.add(request.unit_id)
+        scan.is_well = True
+        if self._said_failing and self._said_failing.get(request.unit_id) == request:
+            del self._said_failing[request.unit_id]
+            log.info("modbus.unit_well source=%s unit_id=%d", self._name, request.unit_id)
         if device.learned.alone:
             self._welcome_back(reader, scan)
         if reader.decoder.is_of_another(block):
@@ -283,13 +288,15 @@ class Scanner:
         scan.parts.append(Part((began_ns + ended_ns) // 2, reader.ids, values, codes, exact))
         return True
 
-    def _reason_to_wait(self, request: Request, scan: Scan) -> Quality | None:
+    def _reason_to_wait(self, reader: BlockReader, scan: Scan) -> Quality | None:
         """The quality of the tags of a block that is not asked for now."""
-        device, waiting = self._device, None
+        request, device, waiting = reader.request, self._device, None
         if not device.patience.is_at_ease:
             waiting = device.patience.reason_to_wait(request, self._clock.monotonic_s())
-        if waiting is None and scan.breaks.get(request.unit_id, 0) >= BREAKS_MAX:
+        if waiting is None and scan.breaks.is_enough(request.unit_id):
             waiting = Quality.BAD_NO_COMMUNICATION
+        if scan.refused_again >= REFUSED_AGAIN_MAX and reader.block.rows[0] in device.learned.alone:
+            waiting = waiting or Quality.BAD_CONFIGURATION
         if device.doubted and request.unit_id in device.doubted and device.settings.profile:
             waiting = Quality.BAD_CONFIGURATION  # it is asked what it has, before the next scan
         return waiting
@@ -303,7 +310,7 @@ class Scanner:
             if block.request.unit_id not in scan.working:
                 continue  # its values are bad already
             try:
-                answer, _, _ = await self._request(reader.request, scan)
+                answer, _, _ = await self._request(reader.request, scan.breaks)
                 reader.decoder.decode(answer)
             except SourceError:
                 exponents[list(block.rows)] = np.nan
@@ -327,64 +334,13 @@ class Scanner:
         scan.failed += 1
         scan.add_bad(reader, Quality.BAD_CONFIGURATION, self._clock.monotonic_ns())
 
-    async def _request(self, request: Request, scan: Scan) -> tuple[bytes, int, int]:
-        """The block's bytes, and when it was asked for and there, in monotonic time."""
-        settings = self._device.settings
-        timeout_s = settings.response_timeout
-        while True:
-            if settings.request_pause:
-                await self._pause()
-            connection = self._connection
-            if connection is None or connection.lost is not None:
-                connection = await self._connected()
-            began_ns = self._clock.monotonic_ns()
-            try:
-                block = await connection.read(request, timeout_s)
-            except (ResponseTimeout, ConnectionClosed, WireError) as error:
-                self._count(error)
-                if connection is self._connection and not connection.is_open:
-                    self._connection = None
-                    if connection.lost is not error and isinstance(connection.lost, WireError):
-                        self._count(connection.lost)  # no request on it was to blame
-                is_last = scan.count_break(request.unit_id, connection) >= BREAKS_MAX
-                if is_last or not isinstance(error, ConnectionClosed):
-                    raise
-            else:
-                ended_ns = self._clock.monotonic_ns()
-                self.answered_ns, self.busy_ns = ended_ns, self.busy_ns + ended_ns - began_ns
-                return block, began_ns, ended_ns
-
-    async def _pause(self) -> None:
-        """Give the device the time between two requests that its settings ask for."""
-        pause_s = self._device.settings.request_pause
-        left_s = self.answered_ns / 1e9 + pause_s - self._clock.monotonic_s()
-        await asyncio.sleep(max(0.0, left_s))
-
-    async def _connected(self) -> Connection:
-        """A connection that is open, the one there was or a new one."""
-        if self._connection is not None and self._connection.lost is None:
-            return self._connection
-        async with self._connecting:  # of several that found it closed one opens the next
-            return await self._connect_anew()
-
-    async def _connect_anew(self) -> Connection:
-        if self._connection is not None and self._connection.lost is None:
-            return self._connection
-        if self._connection is not None and isinstance(self._connection.lost, SourceError):
-            self._count(self._connection.lost)  # while nobody was reading
-        try:
-            await self.connect()
-        except SourceUnavailable as error:
-            self._count(error)
-            raise SourceLost(error.message, hint=error.hint) from error
-        assert self._connection is not None
-        return self._connection
-
     def _failed(
         self, reader: BlockReader, error: SourceError, quality: Quality, scan: Scan
     ) -> None:
         self._error = error
         self._stats.error_last = str(error)
+        reader.failures += 1
+        scan.is_unwell = True
         scan.failed += 1
         scan.has_learned |= self._device.failed_over(reader.request)
         scan.add_bad(reader, quality, self._clock.monotonic_ns())
@@ -395,11 +351,16 @@ class Scanner:
             unit_works=reader.request.unit_id in scan.working,
             speaks=isinstance(error, DeviceRefused),
         )
+        if reader.request.unit_id not in self._device.patience.silent_units:
+            self._say_failing(reader, error)
 
     async def _refused(self, reader: BlockReader, refused: DeviceRefused, scan: Scan) -> None:
         """Do what an exception response asks for; its tags are bad with the reason."""
         self._count(refused)
         self.has_answer = True
+        self._error = refused
+        scan.is_well = scan.is_well or refused.code not in NOT_WELL
+        scan.is_unwell = scan.is_unwell or refused.code in NOT_WELL
         if refused.code not in _UNIT_AWAY:
             self.answered_ns = self._clock.monotonic_ns()
         request, patience, now_s = reader.request, self._device.patience, self._clock.monotonic_s()
@@ -408,9 +369,11 @@ class Scanner:
             self._failed(reader, refused, quality, scan)
             return
         scan.working.add(request.unit_id)
-        if refused.code in _ADDRESS_REFUSED:
+        if self._is_about_addresses(reader, refused):
             await self._halve(reader, refused, scan)
             return
+        reader.failures += 1
+        self._say_failing(reader, refused)
         if refused.code in _BUSY:
             patience.busy(request, now_s)
         else:
@@ -419,41 +382,102 @@ class Scanner:
         scan.failed += 1
         scan.add_bad(reader, quality, self._clock.monotonic_ns())
 
+    def _is_about_addresses(self, reader: BlockReader, refused: DeviceRefused) -> bool:
+        """Whether some of the addresses in a block are refused, not the whole of it."""
+        if refused.code in _ADDRESS_REFUSED:
+            return True
+        is_one_of_several = len(reader.ids) > 1 or reader.is_part
+        is_doubted = is_one_of_several and reader.failures >= FAILURES_DOUBTED - 1
+        is_known = reader.block.rows[0] in self._device.learned.alone
+        return refused.code == _DEVICE_FAILURE and (is_doubted or is_known)
+
+    async def _ask_for_one(self, reader: BlockReader, scan: Scan) -> None:
+        """Ask for one tag of a block that is never answered, another one each time.
+
+        Some devices meet an address that they have not, or more registers than they can give, with
+        silence. Raises what says that the device is away.
+        """
+        rows = reader.block.rows
+        part = reader.block.part(rows[reader.failures // 2 % len(rows) :][:1], self._device.rows)
+        try:
+            await self._request(part.request, scan.breaks)
+        except DeviceRefused as refused:
+            if refused.code in _UNIT_AWAY:
+                raise
+            self._count(refused)
+        scan.working.add(part.request.unit_id)
+
+    def _cut_in_two(self, reader: BlockReader, scan: Scan) -> None:
+        """Part of a block is answered, and the whole of it is not."""
+        request = reader.request
+        _, second = reader.block.halves(self._device.rows)
+        self._device.learned.cuts[request.unit_id, request.function].add(second.request.address)
+        scan.has_learned = True
+        log.warning(
+            "modbus.block_cut source=%s unit_id=%d function=%d addresses=%d-%d at=%d",
+            *(self._name, request.unit_id, request.function, request.address),
+            request.address + request.quantity - 1,
+            second.request.address,
+        )
+
     async def _halve(self, reader: BlockReader, refused: DeviceRefused, scan: Scan) -> None:
         """Find what it is in a block that the device refuses, and read the rest of it."""
         request, learned = reader.request, self._device.learned
-        cuts = learned.cuts[request.unit_id, request.function]
+        place = (request.unit_id, request.function)
+        quality = _QUALITY_OF_CODE.get(refused.code, Quality.BAD_DEVICE_FAILURE)
         scan.refusals += 1
         if len(reader.ids) == 1:
             row = reader.block.rows[0]
-            if row not in learned.alone:
+            if row in learned.alone:
+                scan.refused_again += 1
+            else:
                 learned.alone.add(row)
                 scan.refused.append((row, refused))
                 scan.has_learned = True
-            self._device.patience.parked(request, self._clock.monotonic_s())
-            scan.add_bad(reader, Quality.BAD_CONFIGURATION, self._clock.monotonic_ns())
+            self._device.patience.parked(request, quality, self._clock.monotonic_s())
+            scan.add_bad(reader, quality, self._clock.monotonic_ns())
         elif scan.refusals >= REFUSALS_MAX:
-            cuts |= {request.address, request.address + request.quantity}
+            learned.unfinished[place] |= {request.address, request.address + request.quantity}
             scan.has_learned = True
             scan.failed += 1
-            scan.add_bad(reader, Quality.BAD_CONFIGURATION, self._clock.monotonic_ns())
+            scan.add_bad(reader, quality, self._clock.monotonic_ns())
         else:
             self._device.patience.answered(request)
             first, second = (
-                BlockReader(half, self._device) for half in reader.block.halves(self._device.rows)
+                BlockReader(half, self._device, reader.failures)
+                for half in reader.block.halves(self._device.rows)
             )
             answers = [await self._read(first, scan), await self._read(second, scan)]
-            if all(answers):
+            if all(answers) and await self._is_refused(reader, scan):
                 # Each half is there, both together are not: too many, or a gap between them.
-                cuts.add(second.request.address)
+                learned.cuts[place].add(second.request.address)
                 scan.has_learned = True
+
+    async def _is_refused(self, reader: BlockReader, scan: Scan) -> bool:
+        """Whether a block still is: its halves may be there because the device has started now."""
+        try:
+            await self._request(reader.request, scan.breaks)
+        except DeviceRefused as refused:
+            self._count(refused)
+            return self._is_about_addresses(reader, refused)
+        except (ResponseTimeout, ConnectionClosed, WireError) as error:
+            self._error = error
+        return False
 
     def _welcome_back(self, reader: BlockReader, scan: Scan) -> None:
         """A tag that was refused is read again like any other, once the device gives it."""
         for row in self._device.learned.alone.intersection(reader.block.rows):
             self._device.learned.alone.discard(row)
+            self._device.patience.reconsider(reader.request.unit_id)
             scan.has_learned = True
             log.info("modbus.tag_accepted source=%s tag=%s", self._name, self._tag(row))
+
+    def _say_failing(self, reader: BlockReader, error: SourceError) -> None:
+        """Once for a unit id, when the same has failed often enough."""
+        unit_id = reader.request.unit_id
+        if reader.failures >= FAILURES_DOUBTED and unit_id not in self._said_failing:
+            self._said_failing[unit_id] = reader.request
+            log.warning("modbus.unit_unwell source=%s error=%s", self._name, error)
 
     def _say_refused(self, refused: Sequence[tuple[int, DeviceRefused]]) -> None:
         names = ",".join(self._tag(row) for row, _ in refused[:_TAGS_NAMED_MAX])
@@ -481,17 +505,3 @@ class Scanner:
 
     def _tag(self, row: int) -> str:
         return f"{self._device.rows[row].asset}.{self._device.rows[row].tag}"
-
-    def _count(self, error: SourceError) -> None:
-        match error:
-            case WireError():
-                kind = f"wire_{error.kind}"
-            case DeviceRefused():
-                kind = f"exception_{error.code}"
-            case ResponseTimeout():
-                kind = "timeout"
-            case SourceUnavailable():
-                kind = "connect"
-            case _:
-                kind = "reset"
-        self._stats.errors_total[kind] += 1

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import os
 import termios
@@ -27,6 +28,7 @@ __all__ = ["REOPEN_S_MAX", "SerialTransport", "character_s", "open_port"]
 # An adapter that is plugged in again is read within five seconds: looking for it costs nothing.
 REOPEN_S_MAX = 3.0
 BY_ID = Path("/dev/serial/by-id")
+_PSEUDO_TERMINALS = range(136, 144)  # major numbers (Linux, devices.txt)
 _LINKS_MAX = 256  # adapters on one machine
 _READ_BYTES = 4096
 _IFLAG, _OFLAG, _CFLAG, _LFLAG, _ISPEED, _OSPEED, _CC = range(7)
@@ -77,7 +79,7 @@ def open_port(settings: ModbusRtuSettings, peer: Peer) -> int:
         os.close(descriptor)
         raise SourceUnavailable(
             f"cannot set {settings.device} up as a serial port: {error}",
-            hint="check that it is one, and that it can do this baud rate",
+            hint="check that it is one, and that it can do this baud rate, parity and stop bits",
             retry_s_max=REOPEN_S_MAX,
         ) from error
     peer.port_link = peer.port_link or _lasting_name(settings.device)
@@ -109,6 +111,10 @@ def _set_up(descriptor: int, settings: ModbusRtuSettings) -> None:
         control |= termios.PARODD
     if settings.stop_bits == 2:
         control |= termios.CSTOPB
+    is_wire = os.major(os.fstat(descriptor).st_rdev) not in _PSEUDO_TERMINALS
+    if not is_wire:
+        # It has eight bits and no parity, and asked for others a second time it fails.
+        control = control & ~(termios.PARENB | termios.PARODD | termios.CSIZE) | termios.CS8
     attributes = termios.tcgetattr(descriptor)
     attributes[_IFLAG] = termios.IGNPAR if settings.parity == "none" else termios.INPCK
     attributes[_OFLAG] = attributes[_LFLAG] = 0
@@ -116,6 +122,21 @@ def _set_up(descriptor: int, settings: ModbusRtuSettings) -> None:
     attributes[_ISPEED] = attributes[_OSPEED] = speed
     attributes[_CC][termios.VMIN], attributes[_CC][termios.VTIME] = 0, 0
     termios.tcsetattr(descriptor, termios.TCSANOW, attributes)
+    # A port that can do some of it does that, and calls it success (termios(3)).
+    taken = termios.tcgetattr(descriptor)
+    lacks = [
+        name
+        for name, bits in (
+            ("parity", termios.PARENB | termios.PARODD),
+            ("stop_bits", termios.CSTOPB),
+            ("data_bits", termios.CSIZE),
+        )
+        if (taken[_CFLAG] ^ control) & bits
+    ]
+    if taken[_OSPEED] != speed:
+        lacks.append("baud_rate")
+    if lacks and is_wire:
+        raise OSError(errno.EINVAL, f"it does not take its {', '.join(lacks)}")
 
 
 class SerialTransport:

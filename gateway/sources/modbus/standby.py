@@ -1,10 +1,10 @@
 """Standby: which of a device's two addresses is used, and when that changes.
 
 The first address is given up for the other one when so many attempts in a row have failed, or when
-nothing was answered for so long. It is taken back once it was well for so long: asked beside the
-scans, with a request of theirs, because many devices accept connections and answer nothing. One
-that fails again soon after must be well for twice as long the next time. The standby itself is
-given up as soon as it fails.
+nothing was answered for so long, or only that the device is not well (exceptions 4, 5, 6, 10, 11).
+It is taken back once it was well for so long: asked beside the scans, with a request of theirs,
+because many devices accept connections and answer nothing. One that fails again soon after must be
+well for twice as long the next time. The standby itself is given up as soon as it fails.
 
 `Standby` is pure and told the time; `Ways` does what it says.
 """
@@ -23,7 +23,7 @@ from gateway.sources.modbus.client import connect
 from gateway.sources.modbus.config import ModbusRtuSettings, ModbusSettings, ModbusTcpSettings
 from gateway.sources.modbus.device import Device
 from gateway.sources.modbus.endpoint import settings_at
-from gateway.sources.modbus.scan import Scanner
+from gateway.sources.modbus.scan import NOT_WELL, Scanner
 
 __all__ = ["PRIMARY", "STANDBY", "Standby", "Ways", "standby_settings"]
 
@@ -36,7 +36,6 @@ _LOOKS = 6  # at an address, while it is to be well
 _LOOK_PERIOD_S_MAX = 30.0
 _LOOK_PERIOD_S_MIN = 0.05
 _REQUESTS_MAX = 3  # a look asks so many units for an answer
-_UNIT_AWAY = (10, 11)
 # What the standby's endpoint may say for itself; all else is as the source has it.
 _OF_A_WAY = ("tls_ca", "tls_certificate", "transaction_id_zero", "in_flight", "connect_timeout")
 
@@ -161,14 +160,15 @@ class Ways:
             yield
             return
         self.is_due_back = False
+        scanner.silence_s_max = self._all[PRIMARY][0].standby_silence
         await self._connect(scanner)
         watching = asyncio.create_task(self._watch(), name=f"standby:{self._name}")
         try:
             yield
         except SourceError as error:
             self._error = str(error)
-            if scanner.answered_ns:
-                self._rule.heard(scanner.answered_ns / 1e9)
+            if scanner.heard_ns:
+                self._rule.heard(scanner.heard_ns / 1e9)
                 self._is_told = False
             self._rule.failed(self._rule.active)
             raise
@@ -258,7 +258,7 @@ class Ways:
                     try:
                         await connection.read(request, settings.response_timeout)
                     except DeviceRefused as refused:
-                        if refused.code in _UNIT_AWAY:
+                        if refused.code in NOT_WELL:
                             continue
                     return True
         except SourceError:

@@ -19,6 +19,7 @@ from gateway.sources.modbus.write_wire import (
     MaskWrite,
     WriteQuery,
     WriteRefused,
+    name_of,
     query_of,
     together,
     words_of,
@@ -44,7 +45,7 @@ class NotTaken(SourceError):
 
 def check_limits(row: RegisterRow, value: object) -> None:
     """Raise WriteRefused for a value that the map does not allow."""
-    name = f"{row.asset}.{row.tag}"
+    name = name_of(row)
     if not row.writable:
         raise WriteRefused(f"{name} is not marked writable", hint="in the register map")
     if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -81,14 +82,14 @@ async def write_rows(
         try:
             await asks.ask(query, timeout_s)
         except DeviceRefused as refused:
-            raise _refusal(refused, query, [_name(pairs[i][0]) for i in done]) from refused
+            raise _refusal(refused, query, [name_of(pairs[i][0]) for i in done]) from refused
         done += places
     held = []
     for row, value in pairs:
         block, now = await read_row(row, asks, timeout_s)
         if not _is_taken(row, value, block):
             raise NotTaken(
-                f"{_name(row)}: the device holds {now!r} after {value!r} was written",
+                f"{name_of(row)}: the device holds {now!r} after {value!r} was written",
                 hint="it may limit the value itself, or be in local control",
             )
         held.append(now)
@@ -119,10 +120,6 @@ def _refusal(refused: DeviceRefused, query: WriteQuery, done: Sequence[str]) -> 
         code=refused.code,
         hint=hint,
     )
-
-
-def _name(row: RegisterRow) -> str:
-    return f"{row.asset}.{row.tag}"
 
 
 async def read_row(row: RegisterRow, asks: Asks, timeout_s: float) -> tuple[bytes, Any]:

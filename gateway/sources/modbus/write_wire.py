@@ -240,16 +240,16 @@ def _joined(one: WriteQuery, other: WriteQuery) -> WriteQuery | None:
 def _mask_write(row: RegisterRow, value: object) -> MaskWrite:
     """Some bits of one register."""
     if row.names or row.scale_from or width_of(row) != 1:
-        raise WriteRefused(f"{_name(row)} is more than bits of one register: not written")
+        raise WriteRefused(f"{name_of(row)} is more than bits of one register: not written")
     low, count = parse_bits(row.bits)
     if low + count > 16:
-        raise WriteRefused(f"{_name(row)}: a register has no bits {row.bits}")
+        raise WriteRefused(f"{name_of(row)}: a register has no bits {row.bits}")
     if count == 1:
         number = int(_bool(row, value))
     else:
         number = int.from_bytes(_integer(row, _number(row, value)))
         if number >= 1 << count:
-            raise WriteRefused(f"{_name(row)}: {value!r:.60} is beyond what {count} bits hold")
+            raise WriteRefused(f"{name_of(row)}: {value!r:.60} is beyond what {count} bits hold")
     kept, set_ = 0xFFFF ^ ((1 << count) - 1) << low, number << low
     if row.byte_order in (ByteOrder.BADC, ByteOrder.DCBA):
         kept, set_ = _swapped(kept), _swapped(set_)
@@ -266,7 +266,7 @@ def words_of(row: RegisterRow, value: float | str | bool) -> bytes:
     WriteRefused for a value of another kind, beyond the type's limits, or not a number.
     """
     if row.bits or row.names or row.scale_from:
-        raise WriteRefused(f"{_name(row)} is more than a number in its registers: not written")
+        raise WriteRefused(f"{name_of(row)} is more than a number in its registers: not written")
     match row.data_type:
         case RegisterType.STRING:
             return _in_order(_text(row, value), row.byte_order, swap_words=False)
@@ -293,14 +293,14 @@ def _in_order(data: bytes, order: ByteOrder, *, swap_words: bool) -> bytes:
 def _bool(row: RegisterRow, value: object) -> bool:
     if isinstance(value, bool) or (isinstance(value, (int, float)) and value in (0, 1)):
         return bool(value)
-    raise WriteRefused(f"{_name(row)} takes true or false, not {value!r:.60}")
+    raise WriteRefused(f"{name_of(row)} takes true or false, not {value!r:.60}")
 
 
 def _number(row: RegisterRow, value: object) -> float | int:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise WriteRefused(f"{_name(row)} takes a number, not {value!r:.60}")
+        raise WriteRefused(f"{name_of(row)} takes a number, not {value!r:.60}")
     if isinstance(value, float) and not math.isfinite(value):
-        raise WriteRefused(f"{_name(row)} takes a number, not {value}")
+        raise WriteRefused(f"{name_of(row)} takes a number, not {value}")
     return value
 
 
@@ -308,19 +308,38 @@ def _integer(row: RegisterRow, value: float) -> bytes:
     stored: int
     if row.scale == 1.0 and row.offset == 0.0:
         if value != int(value):
-            raise WriteRefused(f"{_name(row)} takes a whole number, not {value!r:.60}")
+            raise WriteRefused(f"{name_of(row)} takes a whole number, not {value!r:.60}")
         stored = int(value)
     else:
         try:
-            stored = round((value - row.offset) / row.scale)
+            stored = _within(row, round((value - row.offset) / row.scale))
         except OverflowError as error:
-            raise WriteRefused(f"{_name(row)} cannot hold {value!r:.60}") from error
+            raise WriteRefused(f"{name_of(row)} cannot hold {value!r:.60}") from error
     try:
         return struct.pack(_FORMATS[row.data_type], stored)
     except struct.error as error:
         raise WriteRefused(
-            f"{_name(row)}: {value!r:.60} is beyond what a {row.data_type} holds"
+            f"{name_of(row)}: {value!r:.60} is beyond what a {row.data_type} holds"
         ) from (error)
+
+
+def _within(row: RegisterRow, stored: int) -> int:
+    """The number for the register, rounded towards the inside of the row's limits."""
+
+    def beyond(number: int) -> int:
+        held, tolerance = number * row.scale + row.offset, 1e-6 * abs(row.scale)
+        is_above = row.high is not None and held > row.high + tolerance
+        is_below = row.low is not None and held < row.low - tolerance
+        return is_above - is_below
+
+    step = 1 if row.scale > 0 else -1
+    nearest = stored - step * beyond(stored)
+    if beyond(nearest):
+        raise WriteRefused(
+            f"{name_of(row)}: in steps of {abs(row.scale):g} there is nothing from {row.low:g}"
+            f" to {row.high:g}"
+        )
+    return nearest
 
 
 def _float(row: RegisterRow, value: float) -> bytes:
@@ -330,22 +349,23 @@ def _float(row: RegisterRow, value: float) -> bytes:
             return struct.pack(_FORMATS[row.data_type], stored)
     except OverflowError:
         pass
-    raise WriteRefused(f"{_name(row)}: {value!r:.60} is beyond what a {row.data_type} holds")
+    raise WriteRefused(f"{name_of(row)}: {value!r:.60} is beyond what a {row.data_type} holds")
 
 
 def _text(row: RegisterRow, value: object) -> bytes:
     if not isinstance(value, str):
-        raise WriteRefused(f"{_name(row)} takes text, not {value!r:.60}")
+        raise WriteRefused(f"{name_of(row)} takes text, not {value!r:.60}")
     if "\0" in value or value != value.strip():
-        raise WriteRefused(f"{_name(row)}: no NUL, and no blanks around it")
+        raise WriteRefused(f"{name_of(row)}: no NUL, and no blanks around it")
     try:
         data = value.encode()
     except UnicodeEncodeError as error:
-        raise WriteRefused(f"{_name(row)}: that is no text") from error
+        raise WriteRefused(f"{name_of(row)}: that is no text") from error
     if len(data) > 2 * width_of(row):
-        raise WriteRefused(f"{_name(row)} holds {2 * width_of(row)} bytes, not {len(data)}")
+        raise WriteRefused(f"{name_of(row)} holds {2 * width_of(row)} bytes, not {len(data)}")
     return data.ljust(2 * width_of(row), b"\0")
 
 
-def _name(row: RegisterRow) -> str:
-    return f"{row.asset}.{row.tag}"
+def name_of(row: RegisterRow) -> str:
+    """The whole name of its tag."""
+    return f"{row.asset}.{row.tag}" if row.asset else row.tag

@@ -176,6 +176,14 @@ def test_numbers_and_flags_may_have_names() -> None:
     assert all(math.isnan(value) for value in found.values)
 
 
+@pytest.mark.parametrize("number", [2**53 + 3, 2**64 - 1])
+def test_the_name_of_a_large_number_is_its_own(number: int) -> None:
+    named = row(0, RegisterType.UINT64, names=f"{number}=big;3=x")
+    assert make([named], 0, 4).decode(struct.pack(">Q", number)).exact == {0: "big"}
+    other = row(0, RegisterType.UINT64, names="3=x")
+    assert make([other], 0, 4).decode(struct.pack(">Q", number)).exact == {0: str(number)}
+
+
 def test_a_number_that_means_not_there_is_no_value() -> None:
     rows = [
         row(0, RegisterType.INT16, missing="0x8000"),

@@ -12,11 +12,12 @@ import pytest
 from gateway.clock import SystemClock
 from gateway.errors import SourceLost
 from gateway.frame import Arrival
+from gateway.sources.modbus import patience
 from gateway.sources.modbus.client import Connection
 from gateway.sources.modbus.wire import Exchange, Request
 from gateway.sources.supervise import supervise
 from gateway.tag import Quality
-from tests.sources.modbus.lying import Asked, frame, hostile, refuse, right, well
+from tests.sources.modbus.lying import Answer, Asked, frame, hostile, refuse, right, well
 from tests.sources.modbus.test_source import Rig, reset, silent
 
 
@@ -59,7 +60,130 @@ async def test_a_refused_gap_between_tags_is_not_read_over_again(tmp_path: Path)
         async with rig.source.session() as session:
             for _ in range(4):
                 assert rig.read((await session.read()).frame) == {"u1.r0": 0, "u1.r4": 4}
-        assert rig.source.stats.errors_total["exception_2"] == 1
+        # Once more when its halves were there: it might have been a device that was starting.
+        assert rig.source.stats.errors_total["exception_2"] == 2
+
+
+async def test_a_device_that_refuses_everything_while_it_starts_costs_no_more_than_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patience, "PARKED_FIRST_S", 0.1)
+    async with hostile() as device:
+        rig = Rig(tmp_path, device.port, {1: list(range(40))})
+        device.usual = refuse(2)
+        async with rig.source.session() as session:
+            for _ in range(5):
+                found = rig.read((await session.read()).frame)
+            assert set(found.values()) == {Quality.BAD_CONFIGURATION}
+            device.usual = well
+            async with asyncio.timeout(20):
+                while rig.read((await session.read()).frame) != {f"u1.r{r}": r for r in range(40)}:
+                    pass
+                # And what was learned meanwhile is forgotten: all of it is one request again.
+                while device.asked[-1][3:] != (0, 40):
+                    await session.read()
+
+
+async def test_of_tags_that_stay_refused_a_few_are_asked_again_in_a_scan(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patience, "PARKED_FIRST_S", 0.0)
+    async with hostile() as device:
+        rig = Rig(tmp_path, device.port, {1: list(range(0, 200, 2))})
+
+        async def without_most(asked: Asked, writer: asyncio.StreamWriter) -> None:
+            is_there = asked.address + asked.quantity <= 40
+            await (well if is_there else refuse(2))(asked, writer)
+
+        device.usual = without_most
+        async with rig.source.session() as session:
+            while len(rig.source.device.learned.alone) < 80:
+                await session.read()
+            for _ in range(3):
+                before = len(device.asked)
+                found = rig.read((await session.read()).frame)
+                assert sum(isinstance(value, Quality) for value in found.values()) == 80
+                assert len(device.asked) - before <= 8
+
+
+async def test_an_address_that_is_met_with_exception_4_costs_its_own_tag_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with hostile() as device:
+        rig = Rig(tmp_path, device.port, {1: list(range(20))})
+
+        async def without_seven(asked: Asked, writer: asyncio.StreamWriter) -> None:
+            await (refuse(4) if covers(asked, 7) else well)(asked, writer)
+
+        device.usual = without_seven
+        async with rig.source.session() as session:
+            for _ in range(4):
+                found = rig.read((await session.read()).frame)
+            assert found.pop("u1.r7") == Quality.BAD_DEVICE_FAILURE
+            assert found == {f"u1.r{r}": r for r in range(20) if r != 7}
+        assert "exception code 4" in caplog.text
+
+
+@pytest.mark.parametrize("meets", [silent, reset])
+async def test_a_device_that_does_not_answer_for_many_registers_is_asked_for_few(
+    tmp_path: Path, meets: Answer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(patience, "PAUSE_FIRST_S", 0.01)
+    monkeypatch.setattr(patience, "PAUSE_MAX_S", 0.01)
+    async with hostile() as device:
+        rig = Rig(tmp_path, device.port, {1: list(range(20))}, response_timeout=0.1)
+
+        async def seven_at_most(asked: Asked, writer: asyncio.StreamWriter) -> None:
+            await (well if asked.quantity <= 7 else meets)(asked, writer)
+
+        device.usual = seven_at_most
+        found: dict[str, float | Quality] = {}
+        async with asyncio.timeout(30):
+            while found != {f"u1.r{r}": r for r in range(20)}:
+                try:
+                    async with rig.source.session() as session:
+                        while found != {f"u1.r{r}": r for r in range(20)}:
+                            found = rig.read((await session.read()).frame)
+                except SourceLost:
+                    continue
+        assert sorted(rig.source.device.learned.cuts[1, 3]) == [5, 10, 15]
+
+
+async def test_a_device_that_was_away_is_read_as_before(tmp_path: Path) -> None:
+    async with hostile() as device:
+        rig = Rig(tmp_path, device.port, {1: list(range(20))}, response_timeout=0.02)
+        device.usual = silent
+        for _ in range(9):
+            with pytest.raises(SourceLost):
+                async with rig.source.session() as session:
+                    await session.read()
+        device.usual = well
+        rig.source.device.settings = rig.source.device.settings.model_copy(
+            update={"response_timeout": 5.0}
+        )
+        async with rig.source.session() as session:
+            for _ in range(2):
+                found = rig.read((await session.read()).frame)
+        assert found == {f"u1.r{r}": r for r in range(20)}
+        assert device.asked[-1][3:] == (0, 20)
+
+
+@pytest.mark.parametrize("blocks", [6, 1])
+async def test_a_device_that_closes_the_connection_after_each_answer_is_read_all_the_same(
+    tmp_path: Path, blocks: int
+) -> None:
+    async with hostile() as device:
+        registers = list(range(0, 100 * blocks, 100))
+        rig = Rig(tmp_path, device.port, {1: registers}, response_timeout=5.0)
+
+        async def once(asked: Asked, writer: asyncio.StreamWriter) -> None:
+            await well(asked, writer)
+            writer.close()
+
+        device.usual = once
+        async with rig.source.session() as session:
+            for _ in range(5):
+                assert rig.read((await session.read()).frame) == {f"u1.r{r}": r for r in registers}
 
 
 async def test_a_map_of_which_everything_is_refused_is_bad_and_no_defect(tmp_path: Path) -> None:

@@ -129,9 +129,9 @@ async def test_a_map_of_refused_addresses_alone_is_no_defect(tmp_path: Path) -> 
         return exception_to(asked, 2)
 
     async with hostile(refuse) as peer:
-        run = Supervised(source_of(tmp_path, peer.port, "a,x,1,5"))
+        run = Supervised(source_of(tmp_path, peer.port, "a,x,1,5", response_timeout=5))
         ended = asyncio.get_running_loop().time() + 0.3
-        await run.until(lambda: asyncio.get_running_loop().time() > ended)
+        await run.until(lambda: bool(run.arrivals) and asyncio.get_running_loop().time() > ended)
     assert run.arrivals[0].frame.quality.tolist() == [Quality.BAD_CONFIGURATION]
     assert run.source.stats.errors_total["defect"] == 0
     assert len(peer.asked) <= 2

@@ -57,6 +57,31 @@ def test_the_answer_is_the_same_for_any_chunking(data: st.DataObject) -> None:
     assert [exchange.feed(part) for part in parts] == [None] * (len(parts) - 1) + [BLOCK]
 
 
+@given(
+    before=st.lists(st.sampled_from([0x00, 0xFF]), max_size=2),
+    behind=st.lists(st.sampled_from([0x00, 0xFF]), max_size=2),
+    data=st.data(),
+)
+def test_what_a_driver_leaves_beside_a_frame_is_passed_over(
+    before: list[int], behind: list[int], data: st.DataObject
+) -> None:
+    whole = bytes(before) + ANSWER
+    cuts = sorted(data.draw(st.sets(st.integers(1, len(whole) - 1))))
+    parts = [whole[a:b] for a, b in zip([0, *cuts], [*cuts, len(whole)], strict=True)]
+    parts[-1] += bytes(behind)
+    exchange = RtuExchange(REQUEST)
+    assert [exchange.feed(part) for part in parts] == [None] * (len(parts) - 1) + [BLOCK]
+    assert exchange.glitches == len(before) + len(behind)
+
+
+@pytest.mark.parametrize(
+    "data", [b"\0\0\0" + ANSWER, ANSWER + b"\0\0\0", ANSWER + b"\x11", b"\x7f" + ANSWER]
+)
+def test_what_is_more_than_that_is_no_answer(data: bytes) -> None:
+    with pytest.raises(WireError):
+        RtuExchange(REQUEST).feed(data)
+
+
 def test_an_echo_is_left_out_and_missed_where_it_does_not_come() -> None:
     exchange = RtuExchange(REQUEST, has_echo=True)
     heard = exchange.encode() + ANSWER
@@ -81,10 +106,10 @@ def test_an_exception_response_is_told_as_what_it_is() -> None:
         (framed(b"\x12\x03\x06" + BLOCK), "unit_id"),
         (framed(b"\x11\x04\x06" + BLOCK), "function"),
         (framed(b"\x11\x03\x04" + BLOCK[:4]), "byte_count"),
-        (ANSWER + b"\0", "trailing"),
+        (ANSWER + b"\0\0\0", "trailing"),
         (ANSWER[:-1] + b"\0", "crc"),
         (framed(b"\x11\x83\x02")[:-1] + b"\0", "crc"),
-        (b"\xff" + ANSWER, "unit_id"),
+        (b"\xff\xff\xff" + ANSWER, "unit_id"),
     ],
 )
 def test_what_was_not_asked_for_is_never_a_value(data: bytes, kind: str) -> None:
@@ -209,6 +234,16 @@ async def test_what_is_no_serial_port_is_said(tmp_path: Path) -> None:
     facts = {"type": "modbus-rtu", "name": "line", "device": str(tmp_path / "file"), "map": "x.csv"}
     with pytest.raises(SourceUnavailable, match="as a serial port"):
         async with connect(ModbusRtuSettings.model_validate(facts), Peer()):
+            pass
+
+
+async def test_a_terminal_is_opened_again_and_again_whatever_parity_it_should_have(
+    line: Line,
+) -> None:
+    # What it cannot do it takes without a word the first time, and refuses the next.
+    settings = settings_of(line, parity="even")
+    for _ in range(3):
+        async with connect(settings, Peer()):
             pass
 
 

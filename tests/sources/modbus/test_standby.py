@@ -17,7 +17,7 @@ from gateway.sources.modbus.config import ModbusTcpSettings
 from gateway.sources.modbus.standby import PRIMARY, STANDBY, Standby, standby_settings
 from tests.config.good import GOOD, PRESS
 from tests.rig import free_port
-from tests.sources.modbus.hostile import Asked, Hostile
+from tests.sources.modbus.hostile import Asked, Hostile, exception_to
 from tests.sources.modbus.test_outages import Supervised, source_of
 
 WELL_S = 0.3
@@ -36,6 +36,7 @@ class Device:
         self.shift = shift
         self.port = free_port()
         self.is_silent = False
+        self.refuses = 0  # exception code
         self._peer = Hostile(self._answer, self.port)
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
@@ -63,6 +64,8 @@ class Device:
     async def _answer(self, asked: Asked, _: asyncio.StreamWriter) -> bytes | None:
         if self.is_silent:
             return None
+        if self.refuses:
+            return exception_to(asked, self.refuses)
         words = [(asked.address + i + self.shift) % 65536 for i in range(asked.quantity)]
         block = b"".join(word.to_bytes(2, "big") for word in words)
         head = asked.tid.to_bytes(2, "big") + b"\0\0" + (3 + len(block)).to_bytes(2, "big")
@@ -218,6 +221,35 @@ async def test_a_device_that_accepts_and_is_silent_is_left_for_its_standby(
     seen = len(rig.arrivals)
     await until(rig, lambda: first.asked >= asked + 3, lambda: len(rig.arrivals) > seen + 20)
     assert rig.source.stats.standby_left_total == 0
+
+
+@pytest.mark.parametrize("code", [4, 6, 11])
+async def test_a_device_that_says_that_it_is_not_well_is_left_for_its_standby(
+    tmp_path: Path, pair: tuple[Device, Device], code: int
+) -> None:
+    first, second = pair
+    first.refuses = code
+    await first.on()
+    await second.on()
+    rig = Rig(tmp_path, first, second)
+    await until(rig, lambda: rig.reads(second))
+    asked, seen = first.asked, len(rig.arrivals)
+    await until(rig, lambda: first.asked >= asked + 3, lambda: len(rig.arrivals) > seen + 20)
+    assert rig.source.stats.standby_left_total == 0
+    first.refuses = 0
+    await until(rig, lambda: rig.reads(first))
+
+
+async def test_addresses_that_are_not_there_are_no_reason_to_leave_a_device(
+    tmp_path: Path, pair: tuple[Device, Device]
+) -> None:
+    first, second = pair
+    first.refuses = 2
+    await first.on()
+    await second.on()
+    rig = Rig(tmp_path, first, second, standby_silence=0.1)
+    await until(rig, lambda: len(rig.arrivals) > 30)
+    assert rig.source.stats.standby_taken_total == 0
 
 
 async def test_never_taking_back_stays_until_the_standby_fails(

@@ -118,6 +118,29 @@ def test_what_a_row_cannot_hold_is_refused(given: dict[str, Any], value: Any) ->
         words_of(row(**given), value)
 
 
+@given(
+    scale=st.sampled_from([0.1, -0.1, 0.25, 3.0, 10.0, -10.0]),
+    offset=st.sampled_from([0.0, -40.0]),
+    low=st.integers(-50, 50),
+    width=st.integers(0, 40),
+    share=st.floats(0, 1),
+)
+def test_what_is_stored_is_within_the_limits_too(
+    scale: float, offset: float, low: int, width: int, share: float
+) -> None:
+    high, value = low + width, low + share * width
+    limited = row(data_type="int16", scale=scale, offset=offset, low=low, high=high)
+    try:
+        words = words_of(limited, value)
+    except WriteRefused:
+        numbers = range(-2000, 2001)
+        assert not any(low <= n * scale + offset <= high for n in numbers)
+        return
+    held = int.from_bytes(words, signed=True) * scale + offset
+    assert low - 1e-6 <= held <= high + 1e-6
+    assert abs(held - value) <= abs(scale)
+
+
 def test_a_scaled_value_becomes_the_nearest_number_the_device_stores() -> None:
     assert words_of(row(data_type="int16", scale=0.1, offset=-40.0), 21.56) == (616).to_bytes(2)
 

@@ -279,14 +279,14 @@ async def test_a_publisher_that_knows_the_time_tells_it_and_a_retained_one_does_
     old_ns, true_ns = clock.utc_ns() + 10**18, clock.utc_ns() + 10**15
     began_ns = clock.monotonic_ns()
 
-    def tell(offset_ns: int, *, retain: bool = False) -> None:
+    def tell(offset_ns: int, *, retain: bool = False) -> paho.MQTTMessageInfo:
         now_ns = offset_ns + clock.monotonic_ns() - began_ns
-        client.publish("farm/bay-1", json.dumps({"t": now_ns, "v": 1}), 1, retain=retain)
+        return client.publish("farm/bay-1", json.dumps({"t": now_ns, "v": 1}), 1, retain=retain)
 
     client = paho.Client(CallbackAPIVersion.VERSION2)
     client.connect("127.0.0.1", broker.port)
     client.loop_start()
-    tell(old_ns, retain=True)
+    tell(old_ns, retain=True).wait_for_publish(5)  # what comes while one listens is not retained
     async with source.session() as session:
         await asyncio.wait_for(session.read(), 5)
         for _ in range(20):

@@ -165,6 +165,7 @@ class SinkUnavailable(SinkError):
 
     `is_server_fault`: the server itself failed (5xx), which these very bytes may have caused.
     `is_slow`: it was there, but the answer took longer than the deadline; less may go faster.
+    `is_cut`: it was there, and the connection ended before an answer; less may get through.
     """
 
     def __init__(
@@ -174,12 +175,14 @@ class SinkUnavailable(SinkError):
         retry_after_s: float | None = None,
         is_server_fault: bool = False,
         is_slow: bool = False,
+        is_cut: bool = False,
         hint: str = "",
     ) -> None:
         super().__init__(message, hint=hint)
         self.retry_after_s = retry_after_s
         self.is_server_fault = is_server_fault
         self.is_slow = is_slow
+        self.is_cut = is_cut
 
 
 class SinkParked(SinkError):
@@ -191,7 +194,14 @@ class SinkTooLarge(SinkError):
 
 
 class SinkRejected(SinkError):
-    """The destination refuses something in this batch, for good; the message has its reason."""
+    """The destination refuses something in this batch, for good; the message has its reason.
+
+    `is_certain`: that it is about the data is known. Else it may be us that it refuses.
+    """
+
+    def __init__(self, message: str, *, is_certain: bool = True, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.is_certain = is_certain
 
 
 class ModelError(SluicegateError):

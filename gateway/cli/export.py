@@ -78,12 +78,35 @@ def export(frames: Iterable[Frame], table: TagTable, form: str, out: str) -> Tol
 
 @contextmanager
 def opened(out: str) -> Iterator[IO[bytes]]:
-    """A file that appears under its name when it is whole; "-" is standard output."""
-    if out == STANDARD_OUTPUT:
-        yield sys.stdout.buffer
-        sys.stdout.buffer.flush()
-        return
-    path = Path(out)
+    """A file that appears under its name when it is whole; "-" is standard output.
+
+    What is there and is no file - a pipe, a device - is written to as it is.
+    """
+    place = "standard output" if out == STANDARD_OUTPUT else out
+    try:
+        if out == STANDARD_OUTPUT:
+            yield sys.stdout.buffer
+            sys.stdout.buffer.flush()
+            return
+        path = Path(out).resolve()  # through a link, not over it
+        if not path.name or path.is_dir():
+            raise SluicegateError(f"{out!r} is no file", hint="name one with --out")
+        if path.exists() and not path.is_file():
+            with path.open("wb") as file:
+                yield file
+            return
+        with _whole(path) as file:
+            yield file
+    except BrokenPipeError:
+        raise  # whoever read it has seen enough
+    except OSError as error:
+        raise SluicegateError(
+            f"cannot write {place}: {error.strerror}", hint="choose another place with --out"
+        ) from error
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[IO[bytes]]:
     unfinished = path.with_name(path.name + ".unfinished")
     try:
         with unfinished.open("wb") as file:
@@ -91,11 +114,6 @@ def opened(out: str) -> Iterator[IO[bytes]]:
             file.flush()
             os.fsync(file.fileno())
         unfinished.replace(path)
-    except OSError as error:
-        unfinished.unlink(missing_ok=True)
-        raise SluicegateError(
-            f"cannot write {path}: {error.strerror}", hint="choose another place with --out"
-        ) from error
     except BaseException:
         unfinished.unlink(missing_ok=True)
         raise

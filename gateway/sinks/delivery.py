@@ -6,6 +6,7 @@ acknowledged and the cursor moves. What a sink raises decides what happens next:
     SinkUnavailable  the same again, after jittered exponential back-off or Retry-After
       is_server_fault  eight times in a row: searched like SinkRejected, but see below
       is_slow          three times in a row: less at once from now on
+      is_cut           four times in a row: likewise
     SinkParked       the same again, slowly; a person must act, so it is an ERROR, said once
     SinkTooLarge     half of it, and smaller batches from now on (they grow again)
     SinkRejected     half of it, until the poison stands alone: log2 n + 1 refusals a bad point
@@ -19,7 +20,9 @@ the server is away; poison in the one does not hold up the other.
 
 That a server fails says little about the data: a proxy answers 502 for as long as its database is
 down. So a point on which it fails goes to the dead letters only when the server takes another
-point (sent again, which is harmless) right after. Without that proof all is kept.
+point (sent again, which is harmless) right after. Without that proof all is kept. The same holds
+for a refusal that does not say what of the data it is about, such as 400 to whoever speaks HTTP to
+a port for HTTPS: where nothing at all is taken, it is we who are refused, and the sink is parked.
 
 Sending twice is harmless: times were fixed before the spool, and a point overwrites itself.
 """
@@ -65,6 +68,8 @@ LONE_FAILURES_MAX = 3
 # A batch that misses its deadline this often is too much for the link; this little is not.
 SLOW_FAILURES_MAX = 3
 SLOW_SAMPLES_MIN = 100
+# A path that ends connections this often, when something is sent on them, may bear only less.
+CUT_FAILURES_MAX = 4
 # A limit met by chance is left behind in fifty batches; a lasting one is met once in fourteen.
 GROWTH = 1.05
 # The longest pause of a backfill: its batches shrink on a slow link, and pauses with them.
@@ -108,6 +113,24 @@ class Link:
     writing: AbstractAsyncContextManager[object] = field(
         default_factory=contextlib.nullcontext
     )  # a lock, for a sink that takes one batch at a time
+
+
+@dataclass(slots=True)
+class _Proof:
+    """Points that were refused by themselves, and whether the server took others."""
+
+    suspects: list[tuple[Frame, str]] = field(default_factory=list)  # with what was said to them
+    is_given: bool = False
+
+    def see(self, trouble: SinkError | None) -> None:
+        """What became of some points: taken, or refused for what they are."""
+        is_certain = isinstance(trouble, SinkRejected) and trouble.is_certain
+        self.is_given = self.is_given or trouble is None or is_certain
+
+    def take(self) -> list[tuple[Frame, str]]:
+        """The suspects, which are convicted."""
+        convicted, self.suspects = self.suspects, []
+        return convicted
 
 
 class Delivery:
@@ -200,23 +223,54 @@ class Delivery:
 
     async def _deliver(self, frame: Frame) -> None:
         """Return once every row is stored or a dead letter."""
+        rounds = 0
+        while (refusal := await self._try(frame)) is not None:
+            said = f"it refuses whatever it is sent: {refusal}"
+            trouble = SinkParked(said, hint="check the URL, and what answers there")
+            while True:
+                self._trouble("parked", trouble)
+                self._stats.retries_total += 1
+                self._refresh_lag()
+                pause_s = _jittered(PARKED_RETRY_FIRST_S, PARKED_RETRY_MAX_S, rounds)
+                await self._wait_for_a_person(pause_s)
+                rounds += 1
+                if await self._takes_any(frame):
+                    break
+
+    async def _try(self, frame: Frame) -> str | None:
+        """Have every row stored or buried; else what was said to all of them, and to others."""
         trouble = await self._send(frame, SAME_FAILURES_MAX)
         if trouble is None:
-            return
-        search = Search(points_of(frame, self._table))
+            return None
+        search, proof = Search(points_of(frame, self._table)), _Proof()
         part = frame
         while True:
-            await self._learn(search, trouble, frame, part)
+            proof.see(trouble)
+            if isinstance(trouble, SinkRejected) and not await self._is_proved(
+                proof, frame, search
+            ):
+                return str(trouble)
+            await self._learn(search, trouble, frame, part, proof)
+            if search.is_done and not await self._is_proved(proof, frame, search):
+                return proof.suspects[-1][1]
+            if proof.is_given:
+                for suspect, reason in proof.take():
+                    await self._bury(suspect, dict.fromkeys(range(len(suspect)), reason))
             if search.is_done:
                 self._recovered()
-                return
+                return None
             part, patience = frame.where(search.rows), SAME_FAILURES_MAX
             if search.is_narrowing:
                 patience = LONE_FAILURES_MAX if search.is_lone else 1
             trouble = await self._send(part, patience, quiet=search.is_narrowing)
 
     async def _learn(
-        self, search: Search, trouble: SinkError | None, frame: Frame, part: Frame
+        self,
+        search: Search,
+        trouble: SinkError | None,
+        frame: Frame,
+        part: Frame,
+        proof: _Proof,
     ) -> None:
         """Tell the search what became of `part`; bury it where that is all there is to do."""
         match trouble:
@@ -225,6 +279,11 @@ class Delivery:
             case SinkUnavailable(is_slow=True):
                 self._shrink(len(part) / 2, SLOW_SAMPLES_MIN)
                 search.too_many()
+            case SinkUnavailable(is_cut=True) if search.is_lone:
+                search.acquitted()
+            case SinkUnavailable(is_cut=True):
+                self._shrink(len(part) / 2, 1)
+                search.too_many()
             case SinkTooLarge() if not search.is_lone:
                 self._shrink(len(part) / 2, 1)
                 search.too_many()
@@ -232,6 +291,9 @@ class Delivery:
                 frame, search
             ):
                 search.acquitted()
+            case SinkRejected() if search.is_lone:
+                proof.suspects.append((part, str(trouble)))
+                search.done()
             case _ if search.is_lone:
                 await self._bury(part, dict.fromkeys(range(len(part)), str(trouble)))
                 search.done()
@@ -248,6 +310,19 @@ class Delivery:
                 return True
         return False
 
+    async def _is_proved(self, proof: _Proof, frame: Frame, search: Search) -> bool:
+        """Whether the server takes others than the suspects, if there are any."""
+        if proof.suspects and not proof.is_given:
+            proof.is_given = await self._takes_others(frame, search)
+        return proof.is_given or not proof.suspects
+
+    async def _takes_any(self, frame: Frame) -> bool:
+        """Whether the server takes a point now: what it took last, or one of these."""
+        if len(self._accepted):
+            frame = self._accepted
+        points = points_of(frame, self._table)
+        return await self._takes(frame.where(points == random.choice(points)))  # noqa: S311
+
     async def _takes(self, frame: Frame) -> bool:
         try:
             receipt = await self._write(frame)
@@ -262,7 +337,7 @@ class Delivery:
         `patience` is how many faults of the server in a row are believed to be its own. A `quiet`
         one is an experiment: what becomes of it is no news of the sink.
         """
-        faults = slow = 0
+        faults = slow = cuts = 0
         while True:
             trouble: SinkParked | SinkUnavailable
             try:
@@ -273,12 +348,13 @@ class Delivery:
                 return refusal
             except SinkParked as parked:
                 trouble, state = parked, "parked"
-                faults = slow = 0
+                faults = slow = cuts = 0
                 pause_s = _jittered(PARKED_RETRY_FIRST_S, PARKED_RETRY_MAX_S, self._failures)
             except SinkUnavailable as unavailable:
                 trouble, state = unavailable, "retrying"
                 faults = faults + 1 if unavailable.is_server_fault else 0
                 slow = slow + 1 if unavailable.is_slow else 0
+                cuts = cuts + 1 if unavailable.is_cut else 0
                 pause_s = self._pause_s(unavailable.retry_after_s)
             else:
                 await self._well(frame, receipt, quiet=quiet)
@@ -293,7 +369,7 @@ class Delivery:
             else:
                 await asyncio.sleep(pause_s)
             too_slow = slow >= SLOW_FAILURES_MAX and len(frame) > SLOW_SAMPLES_MIN
-            if faults >= patience or too_slow:
+            if faults >= patience or too_slow or cuts >= CUT_FAILURES_MAX:
                 return trouble
 
     async def _wait_for_a_person(self, pause_s: float) -> None:

@@ -29,7 +29,7 @@ from gateway.tag import Tags
 __all__ = ["FileSink", "build"]
 
 _SUFFIXES = {"lineprotocol": "lp", "csv": "csv", "jsonl": "jsonl"}
-# The last line of a file that may be torn is looked for in this much of it.
+# The end of the last whole line of a file is looked for in pieces of this size.
 _TAIL_BYTES = 256 * 1024
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 
@@ -167,10 +167,12 @@ def _write_all(descriptor: int, data: bytes) -> None:
 
 def _cut_torn_line(descriptor: int) -> int:
     """Truncate behind the last line break and stand there; the size that is left."""
-    size = os.fstat(descriptor).st_size
-    begin = max(0, size - _TAIL_BYTES)
-    tail = os.pread(descriptor, size - begin, begin)
-    whole = begin + tail.rfind(b"\n") + 1 if b"\n" in tail else 0
+    size = end = os.fstat(descriptor).st_size
+    whole = 0
+    while end and not whole:  # what a power cut left of a batch may be megabytes of zeros
+        begin = max(0, end - _TAIL_BYTES)
+        whole = begin + os.pread(descriptor, end - begin, begin).rfind(b"\n") + 1
+        whole, end = (0 if whole == begin else whole), begin
     if whole < size:
         os.ftruncate(descriptor, whole)
     os.lseek(descriptor, whole, os.SEEK_SET)

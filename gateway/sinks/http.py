@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import re
 import ssl
 import time
 import zlib
@@ -53,6 +54,15 @@ ANSWER_BYTES_MAX = 256 * 1024
 COMPRESS_INLINE_BYTES_MAX = 64 * 1024
 GZIP_LEVEL = 1
 _GZIP_WBITS = 31
+# With such words InfluxDB 1 to 3, VictoriaMetrics, QuestDB, Telegraf and receivers of remote write
+# refuse data; other answers of the same status may refuse whoever asks.
+_ABOUT_POINTS = re.compile(
+    r"partial write|unable to parse|(cannot|failed to|could not) (parse|unmarshal)|type conflict"
+    r"|invalid (number|boolean|field|tag|label|metric|timestamp|character|line)|beyond retention"
+    r"|max[- ](series|values)|(in|on|at) line \d|line[_ ]?number|out[- ]of[- ]order|out of bounds"
+    r"|(too old|duplicate) sample|too far in the (past|future)|missing (fields|tag|measurement)",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +143,10 @@ class HttpClient:
         except aiohttp.ClientConnectorCertificateError as refused:
             raise untrusted(url, str(refused.certificate_error)) from refused
         except (aiohttp.ClientError, OSError, ValueError) as failed:
-            raise SinkUnavailable(f"{url}: {str(failed) or type(failed).__name__}") from failed
+            is_cut = isinstance(failed, (aiohttp.ServerDisconnectedError, ConnectionError))
+            is_cut = is_cut and not isinstance(failed, aiohttp.ClientConnectorError)
+            said_ = f"{url}: {str(failed) or type(failed).__name__}"
+            raise SinkUnavailable(said_, is_cut=is_cut) from failed
         if error is None:
             self._stats.latency_ms_last = (time.monotonic() - began_s) * 1000
         return Answer(error, said)
@@ -169,7 +182,9 @@ def verdict(
         return None
     match status:
         case 400 | 422:
-            return SinkRejected(told, hint="the samples it names are in the dead letters")
+            is_certain = _ABOUT_POINTS.search(words) is not None
+            hint = "the samples it names are in the dead letters"
+            return SinkRejected(told, is_certain=is_certain, hint=hint)
         case 401 | 403:
             return SinkParked(told, hint="check the token or password, and what it may write to")
         case 404:

@@ -12,6 +12,7 @@ import errno
 import fcntl
 import mmap
 import os
+import stat
 from pathlib import Path
 
 from gateway.errors import SpoolLocked
@@ -135,8 +136,8 @@ class Disk:
 
     def open(self, path: Path, *, write: bool = False) -> File:
         if write:
-            return AppendFile(os.open(path, os.O_RDWR | os.O_CLOEXEC))
-        return File(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+            return AppendFile(_descriptor_of(path, os.O_RDWR))
+        return File(_descriptor_of(path, os.O_RDONLY))
 
     def create(self, path: Path, size: int) -> File:
         """A new file of `size` zeros, on disk already; nothing is left of it when that fails.
@@ -144,8 +145,7 @@ class Disk:
         Zeros are really written: blocks that are merely allocated cost a journal commit each time
         one is first used (20 kB reach the card for a commit of 1 kB, instead of 9.4 kB).
         """
-        flags = os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-        file = File(os.open(path, flags, 0o640))
+        file = File(_descriptor_of(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC))
         try:
             for offset in range(0, size, len(_ZEROS)):
                 file.write(_ZEROS[: size - offset], offset)
@@ -213,11 +213,11 @@ class Disk:
     def lock(self, path: Path) -> File:
         """Hold `path` until the file is closed; SpoolLocked when another process holds it."""
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+            descriptor = _descriptor_of(path, os.O_RDWR | os.O_CREAT)
         except OSError as error:
             if error.errno != errno.EROFS:
                 raise
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = _descriptor_of(path, os.O_RDONLY)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -230,3 +230,15 @@ class Disk:
             os.close(descriptor)
             raise
         return File(descriptor)
+
+
+def _descriptor_of(path: Path, flags: int) -> int:
+    """A regular file; OSError for what is called like one and is a folder, a pipe or a device.
+
+    A pipe would have whoever opens it wait for its other end.
+    """
+    descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK, 0o640)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+    return descriptor

@@ -67,6 +67,12 @@ async def finished(reader: FakeReader) -> None:
         await reader.done.wait()
 
 
+async def retried(sink: InfluxSink, times: int) -> None:
+    async with asyncio.timeout(20):
+        while sink.stats.retries_total < times:  # noqa: ASYNC110 - stats tell no event
+            await asyncio.sleep(0.01)
+
+
 async def test_everything_is_delivered_in_order(table: TagTable, tmp_path: Path) -> None:
     table.add(make_tag("p1.flow"))
     frames = [numbers(10, 10 * i) for i in range(5)]
@@ -109,9 +115,10 @@ async def test_a_refused_login_parks_the_sink_and_drops_nothing(
     assert caplog.text.count("sink.parked") == 1
 
 
+@pytest.mark.parametrize("words", ["field type conflict", "no"])
 @pytest.mark.parametrize("poison", [{0}, {63}, {17}, {3, 4, 60}])
 async def test_poison_is_found_by_halving_and_buried_with_the_servers_words(
-    table: TagTable, tmp_path: Path, poison: set[int]
+    table: TagTable, tmp_path: Path, poison: set[int], words: str
 ) -> None:
     table.add(make_tag("p1.flow"))
     bad = {f"flow={float(value)}," for value in poison}
@@ -119,7 +126,7 @@ async def test_poison_is_found_by_halving_and_buried_with_the_servers_words(
 
     def answer(lines: list[str]) -> web.Response:
         if any(text in line for line in lines for text in bad):
-            return web.Response(status=400, text="field type conflict")
+            return web.Response(status=400, text=words)
         accepted.append(lines)
         return web.Response(status=204)
 
@@ -134,8 +141,64 @@ async def test_poison_is_found_by_halving_and_buried_with_the_servers_words(
         assert sink.stats.dead_letters_total == letters.letters_total == len(poison)
     written = [json.loads(line) for line in (tmp_path / "db.jsonl").read_text().splitlines()]
     assert {letter["value"] for letter in written} == {float(value) for value in poison}
-    assert all("field type conflict" in letter["reason"] for letter in written)
+    assert all(words in letter["reason"] for letter in written)
     assert written[0]["tag"] == "p1.flow"
+
+
+@pytest.mark.parametrize("first", [0, 5])
+async def test_a_server_that_refuses_whatever_it_is_sent_refuses_us_and_nothing_is_lost(
+    table: TagTable, tmp_path: Path, first: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    table.add(make_tag("p1.flow"))
+    frames = [numbers(64, 100), *([] if not first else [numbers(7, 300)])]
+    async with delivering(
+        table, [*([numbers(first)] if first else []), *frames], tmp_path
+    ) as found:
+        fake, reader, sink, letters = found
+        told: list[list[str]] = []
+
+        def answer(lines: list[str]) -> web.Response:
+            told.append(lines)
+            if first and len(told) == 1:
+                return web.Response(status=204)
+            text = "Client sent an HTTP request to an HTTPS server."
+            return web.Response(status=400, text=text)
+
+        fake.answer = answer
+        await retried(sink, 3)
+        assert sink.stats.state == "parked"
+        assert "it refuses whatever it is sent" in sink.stats.error_last
+        assert "HTTPS server" in sink.stats.error_last
+        asked = len(told)
+        await retried(sink, 6)
+        assert len(told) <= asked + 5  # one point a round: that is no way to fill a link
+        fake.answer = lambda _: web.Response(status=204)
+        await finished(reader)
+        assert len(fake.stored) == first + sum(map(len, frames))
+        assert sink.stats.dead_letters_total == letters.letters_total == 0
+        assert sink.stats.state != "parked"
+    assert caplog.text.count("sink.parked") == 1
+
+
+async def test_a_path_that_breaks_long_requests_off_is_sent_short_ones(
+    table: TagTable, tmp_path: Path
+) -> None:
+    table.add(make_tag("p1.flow"))
+    async with delivering(table, [numbers(64), numbers(64, 100)], tmp_path) as found:
+        fake, reader, _, letters = found
+
+        def answer(lines: list[str]) -> web.Response | None:
+            if len(lines) > 10:
+                transport = fake.requests[-1].transport
+                assert transport is not None
+                transport.abort()
+            return web.Response(status=204 if len(lines) <= 10 else 200)
+
+        fake.answer = answer
+        await finished(reader)
+        assert len(fake.stored) == 128
+        assert letters.letters_total == 0
+        assert reader.asked[1] <= 11  # from then on
 
 
 async def test_a_batch_that_is_too_large_is_halved_and_the_size_remembered(

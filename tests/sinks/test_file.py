@@ -65,6 +65,21 @@ async def test_a_torn_line_is_cut_off_at_the_next_start(tmp_path: Path) -> None:
     assert [json.loads(line)["value"] for line in path.read_text().splitlines()] == [1, 2, 3]
 
 
+@pytest.mark.parametrize("zeros", [1, 256 * 1024, 300_000, 1_000_000])
+async def test_what_a_power_cut_leaves_of_a_long_batch_costs_nothing_before_it(
+    tmp_path: Path, zeros: int
+) -> None:
+    async with (sink := sink_in(tmp_path, format="jsonl")).session():
+        for i in range(100):
+            await put(sink, float(i))
+    path = tmp_path / "out" / "stick-000001.jsonl"
+    path.write_bytes(path.read_bytes() + bytes(zeros))
+    async with (sink := sink_in(tmp_path, format="jsonl")).session():
+        await put(sink, 100.0)
+    values = [json.loads(line)["value"] for line in path.read_text().splitlines()]
+    assert values == list(range(101))
+
+
 async def test_files_are_finished_and_the_oldest_deleted(tmp_path: Path) -> None:
     sink = sink_in(tmp_path, file_bytes_max=200, bytes_max=1000)
     async with sink.session():

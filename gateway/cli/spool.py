@@ -170,9 +170,13 @@ def _move(options: argparse.Namespace) -> int:
             )
         if options.sink in settings:
             lanes = tuple(Lane[name.upper()] for name in settings[options.sink].lanes)
-        if options.lane:
-            lanes = tuple(Lane[name.upper()] for name in options.lane)
-        moves = mover.plan(options.sink, sorted(lanes), to)
+        asked = {Lane[name.upper()] for name in options.lane or ()}
+        if strange := asked - set(lanes):
+            raise SluicegateError(
+                f"{options.sink} does not read the lane {_lane_name(min(strange))}",
+                hint=f"it reads {', '.join(map(_lane_name, lanes))}",
+            )
+        moves = mover.plan(options.sink, sorted(asked or lanes), to)
         wrong = [move for move in moves if _is_wrong_way(move, options.verb)]
         moves = [move for move in moves if move not in wrong]
         print("\n".join(_move_lines(options.sink, moves, wrong, options.verb)))

@@ -58,6 +58,8 @@ def _warnings(view: GatewayView) -> Iterator[str]:
     if view.clock.boot:
         waiting = view.spool.samples_waiting
         yield f"clock: nobody vouches for the time, {waiting} samples wait for it"
+    for warning in view.spool.warnings:
+        yield f"spool: {text_of(warning)}"
     if view.spool.wear.warning:
         yield f"spool wears the card: {text_of(view.spool.wear.warning)}"
     for source in view.sources:

@@ -20,6 +20,7 @@ from gateway.ops.view import (
 )
 from gateway.pipeline import Gateway
 from gateway.spool.plot import Plot
+from gateway.spool.stats import SpoolStats
 from gateway.stages.latest import Latest
 from gateway.tag import TagTable
 
@@ -78,6 +79,7 @@ class Status:
             trouble=stats.error_last if stats.state != "ok" else "",
             wear=self._gateway.wear.stats,
             samples_waiting=self._gateway.spool.samples_waiting,
+            warnings=tuple(_spool_warnings(stats)),
         )
 
     def scores(self) -> Sequence[ScoreView]:
@@ -136,3 +138,10 @@ class Status:
         yield Progress("turns", turns, turns + (works and gateway.spool.has_room))
         commits = stats.commits_total
         yield Progress("commits", commits, commits + (works and stats.pending_bytes > 0))
+
+
+def _spool_warnings(stats: SpoolStats) -> Iterator[str]:
+    if stats.losing:
+        yield stats.losing
+    if stats.cursors_error:
+        yield f"what is sent is sent again after a restart: {stats.cursors_error}"

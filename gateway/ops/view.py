@@ -139,6 +139,7 @@ class SpoolView:
     trouble: str  # "" while what is appended becomes durable
     wear: WearStats
     samples_waiting: int = 0  # for the time to be known
+    warnings: Sequence[str] = ()  # of what is or will be lost, or sent again
 
 
 class GatewayView(Protocol):

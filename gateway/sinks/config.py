@@ -143,6 +143,11 @@ class PrometheusSettings(HttpLoginSettings):
     """Prometheus remote write 1.0: Prometheus, VictoriaMetrics, Mimir, Thanos."""
 
     type: Literal["prometheus"]
+    live_first: bool = Field(
+        default=False,
+        description="true: after an outage what is current goes before the rest; Prometheus itself"
+        " then refuses the rest, unless its out_of_order_time_window is longer than the outage",
+    )
     url: str = Field(
         pattern=r"^https?://[^\s/?#@]+/[^\s#]*$",
         description="the whole address of the receiver",

@@ -115,6 +115,10 @@ class Link:
     )  # a lock, for a sink that takes one batch at a time
 
 
+class _BudgetUsed(Exception):
+    """What the link may carry in this hour or day is used up, in the middle of a batch."""
+
+
 @dataclass(slots=True)
 class _Proof:
     """Points that were refused by themselves, and whether the server took others."""
@@ -167,6 +171,7 @@ class Delivery:
         self._failures = 0  # in a row, of whatever was sent
         self._accepted = EMPTY_FRAME  # what the server took last
         self._batches = self._batches_ahead = 0
+        self._lane = Lane.RAW  # of the batch that is sent
         self._is_burying = False  # whether this batch, or the one before, had dead letters
 
     async def run(self) -> None:
@@ -182,8 +187,12 @@ class Delivery:
             before = self._stats.dead_letters_total
             frame = self._selection.apply(batch.frame)
             self._stats.samples_skipped_total += len(batch.frame) - len(frame)
+            self._lane = batch.lane
             if len(frame):
-                await self._deliver(frame)
+                try:
+                    await self._deliver(frame)
+                except _BudgetUsed:
+                    continue  # the rest of the batch is sent when there is more of it
             await self._reader.acknowledge(batch)
             self._is_burying = self._stats.dead_letters_total > before
             self._samples_max = min(self._samples_max * GROWTH, float(self._settings.samples_max))
@@ -390,6 +399,8 @@ class Delivery:
 
     async def _write(self, frame: Frame) -> Receipt:
         """What the sink says; a defect in it counts as a failure that these rows may cause."""
+        if not self._may_send(self._lane):
+            raise _BudgetUsed
         if self._ahead is not None:
             await self._ahead.wait_until_well()  # one is enough to ask a server that is away
         began_s = self._clock.monotonic_s()

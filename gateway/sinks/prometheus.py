@@ -2,8 +2,9 @@
 
 A tag becomes the series `<measurement>_<field>` with the tag's labels, names made fit for
 Prometheus. Its samples are float64 at whole milliseconds; of several in one millisecond the last
-counts. A sample of bad quality becomes a staleness marker, so that a graph ends where knowledge
-does. Strings have no place there and are left out, as are integers' digits beyond 2**53.
+counts. Two tags whose names differ only in what Prometheus does not allow would be one series: the
+second is refused. A sample of bad quality becomes a staleness marker, so that a graph ends where
+knowledge does. Strings have no place there and are left out, as are integers' digits beyond 2**53.
 
 Encoding is a pure function: protobuf by hand (two message types and four fields), a row of bytes a
 sample, all rows at once. Specification: prometheus.io/docs/specs/prw/remote_write_spec, with
@@ -56,6 +57,8 @@ class PrometheusSink:
         self._settings = settings
         self._table = table
         self._heads: list[bytes] = []  # by tag id: its labels; empty: has no place there
+        self._tag_of: dict[bytes, int] = {}  # the first with these labels
+        self._clashes: dict[int, str] = {}  # by tag id: what else has its labels
         self._has_place: BoolArray = np.empty(0, np.bool_)
         self._client = http.HttpClient(
             settings, self.stats, stored=range(200, 300), is_page_stored=False
@@ -86,6 +89,11 @@ class PrometheusSink:
         strange = chosen & ((t_ms < _MS_MIN) | (t_ms > _MS_MAX))
         for row in np.flatnonzero(strange).tolist():
             rejected[row] = "the time is before 1971 or after 2109"
+        if self._clashes:
+            clashing = chosen & np.isin(frame.tag_ids, list(self._clashes))
+            for row in np.flatnonzero(clashing).tolist():
+                rejected[row] = self._clashes[int(frame.tag_ids[row])]
+            strange |= clashing
         rows = np.flatnonzero(chosen & ~strange)
         values = frame.values.copy()
         exact_values = frame.exact
@@ -95,9 +103,15 @@ class PrometheusSink:
         return encode_series(self._heads, frame.tag_ids[rows], t_ms[rows], values[rows])
 
     def _prepare(self) -> None:
-        tags = [self._table[i] for i in range(len(self._heads), len(self._table))]
-        if tags:
-            self._heads += [_encoded_labels(tag) for tag in tags]
+        known = len(self._heads)
+        for tag_id in range(known, len(self._table)):
+            head = _encoded_labels(self._table[tag_id])
+            self._heads.append(head)
+            first = self._tag_of.setdefault(head, tag_id)
+            if head and first != tag_id:
+                other = self._table[first].name
+                self._clashes[tag_id] = f"its series would be that of {other}: see [sink.rename]"
+        if len(self._heads) > known:
             self._has_place = np.array([bool(head) for head in self._heads])
 
     def _headers(self) -> dict[str, str]:

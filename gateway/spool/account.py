@@ -19,6 +19,8 @@ __all__ = ["Account"]
 
 log = logging.getLogger(__name__)
 
+FULL_SHARE = 0.9  # of `bytes_max`; a segment or two may be on their way
+
 
 class Account:
     """Of one store. Readers begin in the event loop, segments go in the writer's thread."""
@@ -30,7 +32,6 @@ class Account:
         self._reading: dict[str, tuple[Lane, ...]] = {}
         # By sink and lane, what it has had ahead of its cursor; replaced whole, never changed.
         self.ahead: dict[tuple[str, Lane], tuple[tuple[int, int], ...]] = {}
-        self._is_losing = False  # samples that a sink has not had are being deleted
 
     def begin(self, name: str, lanes: Sequence[Lane]) -> Cursor:
         """The cursor of a sink that begins to read; a gap from while it was away is counted."""
@@ -72,17 +73,17 @@ class Account:
         if undelivered > 0:
             self._note_gap(lane, undelivered)
         else:
-            self._is_losing = False
+            self._stats.losing = ""
         return undelivered
 
     def _note_gap(self, lane: Lane, samples: int) -> None:
         self._stats.samples_lost_total += samples
-        if not self._is_losing:
+        is_full = self._stats.bytes_used >= FULL_SHARE * self._stats.bytes_max
+        why = "bytes_max is reached" if is_full else "the disk is full, or what a lane may keep is"
+        if not self._stats.losing:
             self._stats.gaps_total += 1
             log.error(
-                "spool.undelivered_deleted lane=%s samples=%d bytes_max=%d",
-                lane.name.lower(),
-                samples,
-                self._stats.bytes_max,
+                "spool.undelivered_deleted lane=%s samples=%d cause=%s",
+                *(lane.name.lower(), samples, why),
             )
-        self._is_losing = True
+        self._stats.losing = f"samples that sinks have not had are deleted: {why}"

@@ -181,7 +181,6 @@ class _Whole(NamedTuple):
     segments: tuple[Segment, ...]
     size: int
     newest_ns: int
-    has_provisional: bool
 
 
 class Catalog:
@@ -214,12 +213,17 @@ class Catalog:
         return self._whole(lane).size
 
     def newest_ns(self, lane: Lane) -> int:
-        """The greatest time of a lane, on the safe side; it has a segment."""
+        """The greatest time of a lane that has a segment, as far as is known by now.
+
+        Of closed segments whose times were corrected only the last is looked into.
+        """
         whole = self._whole(lane)
-        newest_ns = self.span_ns(whole.segments[-1])[1]
-        if whole.has_provisional:
-            return max(newest_ns, *(self.span_ns(segment)[1] for segment in whole.segments))
-        return max(newest_ns, whole.newest_ns)
+        newest_ns = whole.newest_ns
+        for segment in reversed(whole.segments):
+            low, high = self.times_ns(segment)
+            if low <= high:
+                return max(newest_ns, high)
+        return newest_ns
 
     def _whole(self, lane: Lane) -> _Whole:
         """What does not change until the lane has other segments: there may be thousands."""
@@ -229,8 +233,10 @@ class Catalog:
             self._wholes[lane] = known = _Whole(
                 segments,
                 sum(segment.size for segment in segments),
-                max((segment.summary.t_ns_max for segment in closed), default=TIME_MIN),
-                any(segment.summary.has_provisional for segment in closed),
+                max(
+                    (s.summary.t_ns_max for s in closed if not s.summary.has_provisional),
+                    default=TIME_MIN,
+                ),
             )
         return known
 
@@ -241,6 +247,17 @@ class Catalog:
             return low, high
         least, greatest = self.boots.extremes_ns()
         return low + least, high + greatest
+
+    def times_ns(self, segment: Segment) -> tuple[int, int]:
+        """The same exactly, as far as is known by now; may read the segment's index."""
+        low, high = segment.summary.t_ns_min, segment.summary.t_ns_max
+        if not segment.summary.has_provisional or low > high:
+            return low, high
+        index = self.contents(segment).index
+        index = index[index["samples_end"] > index["samples_before"]]
+        if not len(index):
+            return low, high
+        return int(self.times(index, "t_ns_min").min()), int(self.times(index, "t_ns_max").max())
 
     def times(self, index: IndexArray, column: str) -> TimeArray:
         """A column of times of an index, as far as is known by now."""

@@ -24,6 +24,7 @@ from gateway.spool.disk import Disk
 __all__ = ["Cursor", "decode_slot", "encode_slot"]
 
 SUFFIX = ".cursor"
+BAD_SUFFIX = ".bad"  # what was in the place of one, and is none
 SLOT_BYTES = 512
 _SLOT = struct.Struct("<4sB3xQQQQQ")  # magic, version, generation, a place for each lane
 _CHECKSUM = struct.Struct("<I")
@@ -102,7 +103,7 @@ class Cursor:
         try:
             if self._is_unreadable:
                 with contextlib.suppress(FileNotFoundError):
-                    disk.unlink(self.path)
+                    disk.rename(self.path, self.path.with_suffix(BAD_SUFFIX))
                 self._is_unreadable = False
             is_new = self.path.name not in disk.names(self.path.parent)
             create = disk.create(self.path, 2 * SLOT_BYTES) if is_new else None

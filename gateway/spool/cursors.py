@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from gateway.frame import Lane
-from gateway.spool.cursor import SUFFIX, Cursor
+from gateway.spool.cursor import BAD_SUFFIX, SUFFIX, Cursor
 from gateway.spool.disk import Disk
 from gateway.spool.stats import SpoolStats
 
@@ -51,7 +51,7 @@ class Cursors:
         """
         try:
             with contextlib.suppress(OSError) if in_memory else contextlib.nullcontext():
-                self._disk.make_directory(self._directory)
+                self._make_directory()
                 # The name of one that a killed process made may be in the kernel's cache only.
                 self._disk.sync_directory(self._directory)
             for name in self._disk.names(self._directory):
@@ -110,6 +110,13 @@ class Cursors:
         cursors = list(self._by_name.values())
         moved = [cursor for cursor in cursors if cursor.is_dirty or (sync and cursor.is_unsynced)]
         if moved:
-            self._disk.make_directory(self._directory)
+            self._make_directory()
         for cursor in moved:
             self._stats.fsyncs_total += cursor.save(self._disk, sync=sync)
+
+    def _make_directory(self) -> None:
+        try:
+            self._disk.make_directory(self._directory)
+        except (FileExistsError, NotADirectoryError):  # something else is called so
+            self._disk.rename(self._directory, self._directory.with_suffix(BAD_SUFFIX))
+            self._disk.make_directory(self._directory)

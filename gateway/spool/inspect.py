@@ -177,7 +177,7 @@ def _lane_report(disk: Disk, catalog: Catalog, lane: Lane) -> LaneReport:
     report.samples_begin = first.samples_before
     report.sequence_first = segments[0].first_sequence
     report.sequence_last = last.sequence_end - 1
-    spans = [catalog.span_ns(segment) for segment in segments]
+    spans = [catalog.times_ns(segment) for segment in segments]
     report.oldest_ns = time_or_zero(min(low for low, _ in spans))
     report.newest_ns = time_or_zero(max(high for _, high in spans))
     for segment in segments:
@@ -213,6 +213,6 @@ def _sink_place(catalog: Catalog, sink: str, lane: Lane, place: int) -> SinkPlac
             index = catalog.contents(segment).index
             rows = index[index["samples_end"] > place]
             times = catalog.times(rows[:1], "t_ns_min")
-            oldest_ns = int(times[0]) if len(times) else catalog.span_ns(segment)[0]
+            oldest_ns = int(times[0]) if len(times) else catalog.times_ns(segment)[0]
             break
     return SinkPlace(sink, lane.name.lower(), place, max(end - max(place, begin), 0), oldest_ns)

@@ -150,7 +150,7 @@ class Pool:
             while len(segments := self._catalog.segments[lane]) > 1:
                 if self._catalog.bytes_of(lane) > bytes_max:
                     self._delete(segments[0], self.segment_bytes, "lane")
-                elif self._catalog.span_ns(segments[0])[1] < since_ns:
+                elif self._catalog.times_ns(segments[0])[1] < since_ns:
                     self._delete(segments[0], self.segment_bytes, "age")
                 else:
                     break

@@ -21,7 +21,9 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from gateway.frame import Frame, Lane
+import numpy as np
+
+from gateway.frame import Frame, Lane, TimeArray
 from gateway.spool.catalog import Rows, Segment
 from gateway.spool.store import Store
 from gateway.tag import TagTable
@@ -175,7 +177,7 @@ class SpoolReader:
         if is_far and len(spans) < SPANS_MAX and self._backfill is not None:
             self._span_last += 1
             # With a batch of what came last, every tag that lives is current at once.
-            start = end - samples_max
+            start = self._begin_of_record(lane, end - samples_max, end)
             spans.append(_Span(start, start, self._span_last))
             self._skipped.set()
         return behind > 0
@@ -202,25 +204,50 @@ class SpoolReader:
     ) -> tuple[Frame, int]:
         loop = asyncio.get_running_loop()
         samples_max = min(samples_max, stop - place)
-        pieces, position = await loop.run_in_executor(
+        pieces, position, spare = await loop.run_in_executor(
             self._executor, self._read, lane, place, samples_max, stop
         )
         frames = [piece.rows.frame(self._table, piece.start, piece.stop) for piece in pieces]
-        return Frame.concatenate(frames), position
+        frame = Frame.concatenate(frames)
+        if spare and len(frames[-1]) == pieces[-1].stop - pieces[-1].start:  # no row is left out
+            kept = self._between_points(frame, len(frame) - spare)
+            position -= len(frame) - kept
+            frame = frame.rows(0, kept)
+        return frame, position
+
+    def _between_points(self, frame: Frame, wanted: int) -> int:
+        """Where to end a frame, near `wanted`, so that no point is cut.
+
+        From `wanted` on all is of one time. The quality of a point is the worst of its samples in a
+        batch, and of two batches with parts of it the last has the word. A point is of one asset
+        and time.
+        """
+        begin = int(np.argmax(frame.t_ns == frame.t_ns[-1]))  # a time may come again: the safe side
+        assets = [self._table[tag_id].asset for tag_id in frame.tag_ids[begin:].tolist()]
+        last = {asset: i for i, asset in enumerate(assets)}
+        best, open_until = begin, 0
+        for i, asset in enumerate(assets):
+            open_until = max(open_until, last[asset])
+            if i == open_until:
+                if best and begin + i + 1 > wanted:
+                    break
+                best = begin + i + 1
+        return best
 
     def _place(self, lane: Lane) -> int:
         return max(self._cursor.place(lane) or 0, self._store.samples_begin(lane))
 
     def _read(
         self, lane: Lane, place: int, samples_max: int, stop_place: int
-    ) -> tuple[list[_Piece], int]:
+    ) -> tuple[list[_Piece], int, int]:
         """Pieces from `place` on, and the place behind them; in the readers' thread.
 
         None from `stop_place` on. What was given up or is damaged takes no room of `samples_max`.
+        Last, how many samples the last piece has beyond that because they are of one time.
         """
         catalog = self._store.catalog
         pieces: list[_Piece] = []
-        room = samples_max
+        room, spare = samples_max, 0
         for segment in catalog.segments[lane]:
             # Taken before the index: what is written meanwhile may be in the index, but is never
             # passed over.
@@ -233,23 +260,26 @@ class SpoolReader:
             for row in index[first:]:
                 begin, end = int(row["samples_before"]), int(row["samples_end"])
                 if begin >= stop_place:
-                    return pieces, stop_place
+                    return pieces, stop_place, 0
                 start = max(place - begin, 0)
                 stop = min(end - begin, start + room, stop_place - begin)
                 if stop < end - begin and pieces:
-                    return pieces, place  # a record is only split when it is the first
+                    return pieces, place, 0  # a record is only split when it is the first
                 if start < stop:
                     rows = catalog.read(segment, row, contents)
                     if rows is not None:
+                        most = min(end, stop_place) - begin
+                        spare = _same_time(rows.columns.frame.t_ns[stop - 1 : most]) - 1
+                        stop += spare
                         pieces.append(_Piece(rows, start, stop))
-                        room -= stop - start
+                        room = max(0, room - (stop - start))
                 place = begin + stop
                 if not room or place >= stop_place:
-                    return pieces, place
+                    return pieces, place, spare
             place = max(place, samples_end)
             if place >= stop_place:
-                return pieces, stop_place
-        return pieces, place
+                return pieces, stop_place, 0
+        return pieces, place, 0
 
     def _oldest_ns(self, lane: Lane) -> int:
         place = self._place(lane)
@@ -265,9 +295,25 @@ class SpoolReader:
             return segment.summary.t_ns_min
         return int(self._store.catalog.times(index[first : first + 1], "t_ns_min")[0])
 
+    def _begin_of_record(self, lane: Lane, place: int, end: int) -> int:
+        """Where the next record begins, if there is one before `end`: a point is of one record."""
+        segment = self._segment_at(lane, place)
+        contents = self._store.catalog.known_contents(segment) if segment is not None else None
+        if contents is None:
+            return place
+        begins = contents.index["samples_before"]
+        behind = begins[(begins >= place) & (begins < end)]
+        return int(behind[0]) if len(behind) else place
+
     def _segment_at(self, lane: Lane, place: int) -> Segment | None:
         segments = self._store.catalog.segments[lane]
         return next((s for s in segments if s.summary.samples_end > place), None)
+
+
+def _same_time(t_ns: TimeArray) -> int:
+    """How many of them, from the first on, are the same."""
+    is_other = t_ns != t_ns[0]
+    return int(is_other.argmax()) if is_other.any() else len(t_ns)
 
 
 class Backfill:

@@ -32,6 +32,8 @@ class SpoolStats:
 
     state: str = "ok"  # or "degraded": the disk takes nothing, what is appended waits in memory
     error_last: str = ""
+    cursors_error: str = ""  # why they are not saved
+    losing: str = ""  # why samples go that some sink has not had
     bytes_used: int = 0
     bytes_max: int = 0
     pending_bytes: int = 0  # waiting for the disk

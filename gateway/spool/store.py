@@ -516,5 +516,5 @@ class Store:
                 oldest, newest = segments[0], segments[-1]
                 stats.sequence_first = oldest.first_sequence
                 stats.sequence_last = newest.summary.sequence_end - 1
-                stats.oldest_ns = time_or_zero(self.catalog.span_ns(oldest)[0])
+                stats.oldest_ns = time_or_zero(self.catalog.times_ns(oldest)[0])
                 stats.newest_ns = time_or_zero(self.catalog.newest_ns(lane))

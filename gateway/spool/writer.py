@@ -61,7 +61,6 @@ class Writer:
         self._is_ending = threading.Event()
         self._cursors_saved_s = store.clock.monotonic_s()
         self._cursors_synced_s = self._cursors_saved_s
-        self._cursors_failing = False
         self._derived_synced_s = self._cursors_saved_s
         # A daemon: a disk that never answers must not keep the process from ending.
         self._thread = threading.Thread(target=self._run, name="spool-writer", daemon=True)
@@ -225,6 +224,8 @@ class Writer:
                 self._store.sync_derived()
         except (OSError, SpoolLocked) as error:
             self._degrade(error)
+            if not self._store.is_open and self._enter_memory():
+                self._on_held(())  # what is on disk can be read, though nothing new has come
         self._save_checkpoint()
         if now_s - self._cursors_saved_s >= CURSOR_PERIOD_S:
             self._cursors_saved_s = now_s
@@ -248,8 +249,8 @@ class Writer:
         try:
             self._store.save_cursors(sync=sync)
         except OSError as error:
-            if not self._cursors_failing:
+            if not self._store.stats.cursors_error:
                 log.warning("spool.cursors_not_saved error=%s", error)
-            self._cursors_failing = True
+            self._store.stats.cursors_error = str(error)
         else:
-            self._cursors_failing = False
+            self._store.stats.cursors_error = ""

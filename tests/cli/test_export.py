@@ -5,7 +5,9 @@ from __future__ import annotations
 import builtins
 import csv
 import json
+import os
 import re
+import threading
 import tracemalloc
 from collections.abc import Callable, Iterator
 from datetime import datetime
@@ -210,6 +212,34 @@ def test_a_place_that_cannot_be_written_is_said(
     out = str(plant.parent / "none" / "x.csv")
     assert main(["spool", "export", str(plant), "--out", out]) == EX_UNAVAILABLE
     assert out in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("out", ["", "."])
+def test_what_is_no_file_name_is_said_to_be_none(
+    plant: Path, spool_of: Fill, capsys: pytest.CaptureFixture[str], out: str
+) -> None:
+    spool_of()
+    assert main(["spool", "export", str(plant), "--out", out]) == EX_UNAVAILABLE
+    assert "is no file" in capsys.readouterr().err
+
+
+def test_what_stands_there_and_is_no_file_is_written_to_as_it_is(
+    plant: Path, spool_of: Fill
+) -> None:
+    spool_of()
+    pipe, link, file = (plant.parent / name for name in ("pipe", "link", "file"))
+    os.mkfifo(pipe)
+    link.symlink_to(file)
+    heard: list[bytes] = []
+    reading = threading.Thread(target=lambda: heard.append(pipe.read_bytes()))
+    reading.start()
+    for out in (pipe, link):
+        assert main(["spool", "export", str(plant), "--from", "1000d", "--out", str(out)]) == 0
+    reading.join(20)
+    assert pipe.is_fifo()
+    assert link.is_symlink()
+    assert heard == [file.read_bytes()]
+    assert len(heard[0].splitlines()) > 100
 
 
 @pytest.mark.parametrize("form", ["csv", "jsonl", "lineprotocol", "parquet"])

@@ -105,6 +105,20 @@ def test_a_cursor_moves_only_when_told_twice(
     assert place_of(directory) == expected
 
 
+def test_a_lane_is_moved_once_and_only_if_the_sink_reads_it(
+    plant: Path, spool_of: Fill, capsys: Capture
+) -> None:
+    spool_of()
+    command = ["spool", "rewind", str(plant), "plant", "--to", "oldest"]
+    assert main([*command, "--lane", "raw", "--lane", "raw"]) == 0
+    assert capsys.readouterr().out.count("would be sent again") == 1
+    plant.write_text(
+        plant.read_text().replace('bucket = "plant"', 'bucket = "plant"\nlanes = ["raw"]')
+    )
+    assert main([*command, "--lane", "event", "--yes"]) == EX_UNAVAILABLE
+    assert "does not read the lane event" in capsys.readouterr().err
+
+
 def test_a_rewind_gives_nothing_up_and_a_skip_sends_nothing_again(
     plant: Path, spool_of: Fill, capsys: Capture
 ) -> None:

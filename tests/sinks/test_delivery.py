@@ -16,6 +16,7 @@ from gateway.errors import SinkUnavailable
 from gateway.frame import Frame
 from gateway.sinks import Receipt
 from gateway.sinks import delivery as delivery_module
+from gateway.sinks.budget import Budget
 from gateway.sinks.config import Influx2Settings
 from gateway.sinks.deadletters import DeadLetters
 from gateway.sinks.delivery import Delivery, Link
@@ -35,7 +36,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @asynccontextmanager
 async def delivering(
-    table: TagTable, frames: list[Frame], folder: Path
+    table: TagTable, frames: list[Frame], folder: Path, budget: Budget | None = None
 ) -> AsyncIterator[tuple[FakeInflux, FakeReader, InfluxSink, DeadLetters]]:
     """A delivery to a fake server; it runs from the end of the block's first `await`."""
     async with fake_influx() as fake:
@@ -49,7 +50,7 @@ async def delivering(
             reader=reader,
             settings=SimpleNamespace(samples_max=20_000, retry_max=0.05),
             clock=ManualClock(),
-            link=Link(dead_letters=letters),
+            link=Link(dead_letters=letters, budget=budget),
             table=table,
         )
         async with sink.session(), asyncio.TaskGroup() as tasks:
@@ -178,6 +179,25 @@ async def test_a_server_that_refuses_whatever_it_is_sent_refuses_us_and_nothing_
         assert sink.stats.dead_letters_total == letters.letters_total == 0
         assert sink.stats.state != "parked"
     assert caplog.text.count("sink.parked") == 1
+
+
+@pytest.mark.parametrize("status", [200, 400, 500, 503])
+async def test_a_server_in_trouble_costs_no_more_than_the_links_budget(
+    table: TagTable, tmp_path: Path, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delivery_module, "BUDGET_POLL_S", 0.01)
+    table.add(make_tag("p1.flow"))
+    budget = Budget(tmp_path / "budget.json", bytes_hour=5000)
+    async with delivering(table, [numbers(200)], tmp_path, budget) as (fake, reader, sink, _):
+        fake.answer = lambda _: web.Response(status=status, text="<html>")
+        async with asyncio.timeout(20):
+            while sink.stats.state != "budget":  # noqa: ASYNC110 - stats tell no event
+                await asyncio.sleep(0.01)
+        sent = sink.stats.bytes_total
+        await asyncio.sleep(0.2)
+        assert sink.stats.bytes_total == sent
+        assert sent < 5000 + max(len("\n".join(body)) for body in fake.bodies)
+        assert reader.acknowledged == 0
 
 
 async def test_a_path_that_breaks_long_requests_off_is_sent_short_ones(

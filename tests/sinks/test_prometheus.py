@@ -123,6 +123,20 @@ def test_names_become_what_prometheus_allows(
         assert label == "__name__" or not label.startswith("__")
 
 
+def test_of_tags_that_would_be_one_series_the_second_is_refused() -> None:
+    table = TagTable()
+    for name in ("pump.temp-1", "pump.temp_1", "pump.flow"):
+        table.add(make_tag(name))
+    facts = {"type": "prometheus", "name": "prom", "url": "http://127.0.0.1/w"}
+    sink = build(PrometheusSettings.model_validate(facts), table)
+    sink._prepare()
+    rejected: dict[int, str] = {}
+    series = sink._series(make_frame([(T_S, 0, 1.0), (T_S, 1, 2.0), (T_S, 2, 3.0)]), rejected)
+    assert len(series) == 2
+    assert list(rejected) == [1]
+    assert "that of pump.temp-1" in rejected[1]
+
+
 def a_plant() -> TagTable:
     table = TagTable()
     table.add(make_tag("pump.flow"))

@@ -173,3 +173,17 @@ def test_a_lock_is_held_until_it_is_closed(disk: Disk, tmp_path: Path) -> None:
         disk.lock(tmp_path / "lock")
     lock.close()
     disk.lock(tmp_path / "lock").close()
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder"])
+def test_what_is_called_like_a_file_and_is_none_is_an_error_at_once(
+    tmp_path: Path, kind: str
+) -> None:
+    path = tmp_path / "raw-0000000001.seg"
+    if kind == "pipe":
+        os.mkfifo(path)  # whoever opens it would wait for its other end
+    else:
+        path.mkdir()
+    for write in (False, True):
+        with pytest.raises(OSError, match=path.name):
+            Disk().open(path, write=write)

@@ -15,6 +15,7 @@ from gateway.spool.log import Spool
 from gateway.spool.reader import SpoolReader
 from gateway.spool.store import Store
 from gateway.tag import TagTable
+from tests.samples import make_tag
 from tests.spool.conftest import Opener
 from tests.spool.simulated_disk import SimulatedDisk
 
@@ -30,7 +31,8 @@ def turn_of(*values: float, **lanes: float) -> Turn:
     frames = {}
     if values:
         n = len(values)
-        frames[Lane.RAW] = Frame.of(1000, np.zeros(n, np.int32), np.array(values, np.float64))
+        t_ns = 1000 + np.arange(n)
+        frames[Lane.RAW] = Frame.of(t_ns, np.zeros(n, np.int32), np.array(values, np.float64))
     for name, value in lanes.items():
         lane = Lane[name.upper()]
         tag = {Lane.AGGREGATE: 10, Lane.SCORE: 11, Lane.EVENT: 12}[lane]
@@ -91,6 +93,44 @@ async def test_records_are_joined_and_a_large_one_is_split(open_spool: Opener) -
             sizes.append(len(batch.frame))
             await reader.acknowledge(batch)
         assert sizes == [30, 30, 30, 10]
+
+
+@pytest.mark.parametrize("samples_max", [1, 2, 3, 7, 20])
+async def test_no_point_is_cut_where_a_record_is_split(
+    open_spool: Opener, samples_max: int
+) -> None:
+    """Of two halves of a point the one that is sent last would have the word on its quality."""
+    table, rng = TagTable(), np.random.default_rng(samples_max)
+    for asset in range(5):
+        for i in range(4):
+            table.add(make_tag(f"a{asset}.t{i}", asset=f"a{asset}"))
+    async with open_spool(table=table) as spool:
+        reader = spool.reader("influx", RAW_ONLY)
+        sent: list[tuple[int, int]] = []
+        for turn in range(6):
+            groups = [(int(rng.integers(5)), turn * 10 + int(rng.integers(4))) for _ in range(12)]
+            groups = list(dict.fromkeys(groups))
+            rows = [(4 * asset + i, t_ns) for asset, t_ns in groups for i in range(4)]
+            if turn % 2:  # as an aggregate has them: all of one time, tag by tag
+                rows = [(tag, turn * 10) for tag in rng.permutation(20).tolist()]
+            ids, times = np.array(rows).T
+            frame = Frame.of(times.astype(np.int64), ids.astype(np.int32), ids.astype(np.float64))
+            await spool.append(Turn(turn, {Lane.RAW: frame}))
+            sent += rows
+        got: list[tuple[int, int]] = []
+        batch_of: dict[tuple[int, int], set[int]] = {}
+        batches = 0
+        while reader.backlog().samples:
+            batch = await reader.next(samples_max)
+            found = list(zip(batch.frame.tag_ids.tolist(), batch.frame.t_ns.tolist(), strict=True))
+            for tag, t_ns in found:
+                batch_of.setdefault((tag // 4, t_ns), set()).add(batches)
+            got += found
+            batches += 1
+            await reader.acknowledge(batch)
+        assert got == sent
+        assert all(len(numbers) == 1 for numbers in batch_of.values())
+        assert batches >= 6 or samples_max > 7
 
 
 async def test_without_acknowledgement_the_same_is_given_again(open_spool: Opener) -> None:

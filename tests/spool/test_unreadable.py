@@ -553,3 +553,36 @@ def test_damage_is_counted_once_however_often_opening_fails() -> None:
             store.open()
     assert store.stats.samples_lost_total == 0
     store.close()
+
+
+@pytest.mark.parametrize("kind", ["a pipe for a segment", "a file for the cursors", "a folder"])
+async def test_what_is_in_the_way_of_files_keeps_nobody_from_going_on(
+    open_spool: Opener, tmp_path: Path, kind: str
+) -> None:
+    async with open_spool() as spool:
+        reader = spool.reader("influx", [Lane.RAW])
+        await spool.append(Turn(5, {Lane.RAW: frame_of(1.0, 2.0)}))
+        await reader.acknowledge(await reader.next(10))
+    directory = tmp_path / "spool"
+    cursor = directory / "cursors" / "influx.cursor"
+    if kind == "a pipe for a segment":
+        os.mkfifo(directory / "raw-0000000099.seg")
+    elif kind == "a file for the cursors":
+        cursor.unlink()
+        cursor.parent.rmdir()
+        cursor.parent.write_text("x")
+    else:
+        cursor.unlink()
+        cursor.mkdir()
+    async with open_spool() as spool:
+        reader = spool.reader("influx", [Lane.RAW])
+        await spool.append(Turn(6, {Lane.RAW: frame_of(3.0)}))
+        values = []
+        while reader.backlog().samples:
+            batch = await reader.next(10)
+            values += batch.frame.values.tolist()
+            await reader.acknowledge(batch)
+        assert values in ([3.0], [1.0, 2.0, 3.0])  # without its cursor a sink begins anew
+    async with open_spool() as spool:
+        assert spool.reader("influx", [Lane.RAW]).backlog().samples == 0
+        assert spool.stats.cursors_error == ""

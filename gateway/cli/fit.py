@@ -80,6 +80,8 @@ def _settings(options: argparse.Namespace) -> FitSettings:
         raise SluicegateError(
             f"--window {options.window}", hint="2 to 10,000 samples; without it, one is chosen"
         )
+    if options.seed < 0:
+        raise SluicegateError(f"--seed {options.seed}", hint="0 or more")
     return FitSettings(false_alarms_per_day=rate, window=options.window, seed=options.seed)
 
 

@@ -7,10 +7,14 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gateway.cli.swap import add_commands
 from gateway.errors import BundleInvalid, SluicegateError
+
+if TYPE_CHECKING:
+    from gateway.inference.bundle import Bundle
+    from gateway.inference.config import ModelSettings
 
 __all__ = ["add_parser", "key_of"]
 
@@ -111,10 +115,10 @@ def _fit(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from gateway.inference.bundle import MANIFEST, MODEL, load_bundle
+    from gateway.inference.bundle import MANIFEST, MODEL
 
     try:
-        bundle = load_bundle(options.bundle)
+        bundle = _opened(options.bundle)
     except BundleInvalid as error:
         if options.json:
             print(json.dumps({"problems": [asdict(problem) for problem in error.problems]}))
@@ -142,10 +146,23 @@ def _check(options: argparse.Namespace) -> int:
     return 0
 
 
-def _show(options: argparse.Namespace) -> int:
-    from gateway.inference.bundle import load_bundle
+def _opened(path: Path, model: ModelSettings | None = None) -> Bundle:
+    """A bundle that was run once, in a process of its own: it may be a stranger's.
 
-    bundle = load_bundle(options.bundle)
+    Raises BundleInvalid.
+    """
+    from gateway.inference.bundle import load_bundle
+    from gateway.inference.trial import Trial
+
+    trial = Trial() if model is None else Trial.of(model)
+    trial.isolate = "always"
+    bundle = load_bundle(path, model.trusted_keys if model is not None else (), trial)
+    bundle.runner.close()
+    return bundle
+
+
+def _show(options: argparse.Namespace) -> int:
+    bundle = _opened(options.bundle)
     manifest = bundle.manifest
     window_s = manifest.window * manifest.sample_period
     print(f"{manifest.name} {manifest.version}, for assets of class {manifest.asset_class!r}")
@@ -177,14 +194,13 @@ def _show(options: argparse.Namespace) -> int:
 
 def _list(options: argparse.Namespace) -> int:
     from gateway.config.load import load
-    from gateway.inference.bundle import load_bundle
 
     config = load(options.config)
     failed = False
     for model in config.settings.models:
         folder = config.path.parent / model.bundle
         try:
-            bundle = load_bundle(folder, model.trusted_keys)
+            bundle = _opened(folder, model)
         except BundleInvalid as error:
             failed = True
             print(f"{model.name}  {folder}: not good, see `sluicegate models check {folder}`")

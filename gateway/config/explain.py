@@ -74,7 +74,7 @@ class Document:
         return self._places.line(path)
 
     def plain(self) -> tuple[dict[str, Any], dict[KeyPath, Problem]]:
-        """The data without what no key takes (dates, endless numbers), and what that was."""
+        """The data without what no key takes (dates, endless numbers, NUL), and what that was."""
         problems: dict[KeyPath, Problem] = {}
 
         def walk(value: Any, path: KeyPath) -> Any:
@@ -88,6 +88,8 @@ class Document:
                 what = "is not a finite number"
             elif isinstance(value, int) and value not in _INT64:
                 what = "is too large a number"
+            elif isinstance(value, str) and "\0" in value:
+                what = "has a NUL character, which no key takes"
             else:
                 return value
             written = f"{self.key(path)} = {self._shown(path, value)}"

@@ -244,8 +244,9 @@ def read_file(file: Path, bytes_max: int) -> bytes:
             raise invalid(file, "", "there is no such file", mend)
         with file.open("rb") as opened:
             content = opened.read(bytes_max + 1)
-    except OSError as error:
-        raise invalid(file, "", f"it cannot be read: {error.strerror}", mend) from error
+    except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a NUL in its name
+        reason = getattr(error, "strerror", None) or error
+        raise invalid(file, "", f"it cannot be read: {reason}", mend) from error
     if len(content) > bytes_max:
         raise invalid(file, "", f"it is larger than {bytes_max} bytes", "is this a detector?")
     return content

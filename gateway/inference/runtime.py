@@ -13,6 +13,7 @@ it may give its score as a column, as an integer, and no contributions. `Shape` 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -285,6 +286,16 @@ def _quoted(layout: Layout) -> str:
     return f'"{layout}"'
 
 
+# Where in its C++ it noticed: "[ONNXRuntimeError] : 1 : FAIL : /a/b.h:46 void f(const T&, int) ".
+_WHERE = re.compile(r"^\[ONNXRuntimeError\] : \d+ : \w+ : (?:/\S+:\d+ .*?[)>]\s+(?=[A-Z]))?")
+_NEWER = re.compile(r"is till opset (\d+)|max supported IR version: (\d+)")
+
+
 def _words(error: Exception) -> str:
-    """The error's own words, in one line of a length that a log may hold."""
-    return " ".join(str(error).split())[:200]
+    """The error's own words, in a line that a log may hold; what is too new goes first."""
+    text = _WHERE.sub("", " ".join(str(error).split()))
+    newer = _NEWER.search(text)
+    if newer is not None:
+        what = f"opset {newer[1]}" if newer[1] else f"IR version {newer[2]}"
+        return f"the file is newer than this gateway, which runs up to {what}. {text}"[:400]
+    return text[:300]

@@ -4,8 +4,9 @@
     long   time, tag, value, and what there is of quality, eng_unit, asset, field
            (`sluicegate spool export` and `query` write these)
 
-A wide column's name is a tag's, `pump-1.flow`, or a field's, `flow`, of the asset that the user
-names or the file is named after. A column that says whether there was a fault is not a signal.
+A wide column's name is a tag's, `pump-1.flow`, when all of them have a dot, or a field's, `flow`,
+of the asset that the user names or the file is named after. A column that says whether there was a
+fault is not a signal.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ _LABELS = (
 _UNIT = re.compile(r"(.+?)\s*\[([^\[\]]*)\]|(.+?)\s+\(([^()]*)\)")
 _ASSET = re.compile(r"[^A-Za-z0-9_-]+")
 _SHOWN_MAX = 12
+_TEXT = "it holds text"  # why a column is left out
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,8 +52,8 @@ class RecordingOptions:
 
     time_column: str = ""
     label: str = ""  # the column that says when there was a fault
-    asset: str = ""  # that a wide file's columns are fields of
-    columns: tuple[str, ...] = ("*",)  # patterns of signals to read
+    asset: str = ""  # that a wide file's columns are fields of; or whose tags to read of it
+    columns: tuple[str, ...] = ("*",)  # patterns of signals to read: of a tag, or of its field
     exclude: tuple[str, ...] = ()
     row_period_s: float | None = None  # for a file without times
 
@@ -124,35 +126,59 @@ def _wide(
 ) -> WideLayout:
     left_out: list[tuple[str, str]] = []
     found: list[tuple[int, str, str]] = []
-    for i, header in enumerate(table.header):
-        if i in (time, label):
+    columns = [
+        (
+            i,
+            *_name_and_unit(header),
+            "" if first is None or looks_numeric(first.columns[i]) else _TEXT,
+        )
+        for i, header in enumerate(table.header)
+        # What a separator at the end of each line leaves is no column.
+        if i not in (time, label) and (header or not _is_empty(first, i))
+    ]
+    signals_named = [
+        name for _, name, _, text in columns if not text and name.lower() not in _LABELS
+    ]
+    are_tags = bool(signals_named) and all("." in name.strip(".") for name in signals_named)
+    for i, name, eng_unit, text in columns:
+        names = (name, name.rpartition(".")[2]) if are_tags else (name,)
+        is_wanted = any(matches_any(each, options.columns) for each in names)
+        asked_for = options.columns != ("*",) and is_wanted
+        if not is_wanted or any(matches_any(each, options.exclude) for each in names):
             continue
-        match = _UNIT.fullmatch(header)
-        name = (match[1] or match[3]) if match else header
-        eng_unit = (match[2] or match[4] or "") if match else ""
-        asked_for = options.columns != ("*",) and matches_any(name, options.columns)
-        if matches_any(name, options.exclude) or not matches_any(name, options.columns):
-            continue
-        if not header and _is_empty(first, i):
-            continue  # what a separator at the end of each line leaves
         if name.lower() in _LABELS and not asked_for:
             left_out.append((name, "its name says that it is a label, not a signal"))
-        elif first is not None and not looks_numeric(first.columns[i]):
-            left_out.append((name, "it holds text"))
+        elif text:
+            left_out.append((name, text))
         else:
             found.append((i, name, eng_unit.strip()))
+    if are_tags and options.asset:
+        assets = sorted({name.rpartition(".")[0] for _, name, _ in found})
+        found = [each for each in found if each[1].rpartition(".")[0] == options.asset]
+        if not found:
+            raise invalid(
+                table.path, "header", f"no column is of the asset {options.asset!r}",
+                f"its columns are tags of {_shown(assets)}: name one of those, or none",
+            )  # fmt: skip
     if not found:
         raise invalid(
             table.path, "header", f"no column of {_shown(table.header)} is a signal",
             "name the columns of numbers in the first row",
         )  # fmt: skip
-    are_tags = not options.asset and all("." in name.strip(".") for _, name, _ in found)
     asset = options.asset or _ASSET.sub("-", Path(table.path).stem).strip("-") or "asset"
     signals = []
     for i, name, unit in found:
         of_asset, _, of_name = name.rpartition(".") if are_tags else (asset, "", name)
         signals.append(Signal(i, of_asset, of_name, unit))
     return WideLayout(time=time, label=label, signals=tuple(signals), left_out=tuple(left_out))
+
+
+def _name_and_unit(header: str) -> tuple[str, str]:
+    """Of "flow [m3/h]" or "flow (m3/h)"."""
+    match = _UNIT.fullmatch(header)
+    if match is None:
+        return header, ""
+    return match[1] or match[3], match[2] or match[4] or ""
 
 
 def _check_header(table: Table, first: Chunk | None) -> None:

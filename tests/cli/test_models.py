@@ -11,6 +11,8 @@ import pytest
 
 from gateway.cli.main import main
 from gateway.inference.bundle import load_bundle
+from tests.inference.bundles import write_bundle
+from tests.inference.test_aside import bomb
 
 EX_DATA, EX_UNAVAILABLE, EX_CONFIG = 65, 69, 78
 START_S = 1_769_860_800
@@ -161,3 +163,19 @@ def test_a_spool_without_the_class_is_said(plant: Path, spool_of: Write, capsys:
     command = ["models", "fit", str(plant), "--asset-class", "pump", "--from", "2025-01-01"]
     assert main([*command, "--asset", "nobody", "--out", "b"]) == EX_UNAVAILABLE
     assert "the spool has no samples of assets nobody" in capsys.readouterr().err
+
+
+def test_a_strangers_bundle_is_looked_at_in_a_process_of_its_own(
+    tmp_path: Path, capsys: Capture
+) -> None:
+    folder = write_bundle(tmp_path / "bomb", bomb(3))  # 400 MB a run: more than it may
+    config = tmp_path / "sluicegate.toml"
+    config.write_text(
+        f'[gateway]\nname = "g"\ndata_dir = "{tmp_path}/data"\n'
+        '[[model]]\nname = "m"\nclass = "c"\nbundle = "bomb"\n'
+    )
+    assert main(["models", "check", str(folder)]) == EX_CONFIG
+    assert "model.onnx" in capsys.readouterr().err
+    assert main(["models", "show", str(folder)]) == EX_UNAVAILABLE
+    main(["models", "list", str(config)])
+    assert "not good" in capsys.readouterr().out

@@ -71,6 +71,7 @@ SYNTAX = [
 KEYS = [
     wrong("an unknown key", "host =", "hots =", 'line 15, [[source]] "press"',
           'unknown key "hots"', 'Did you mean "host"?', "host is missing", 'Add host = "192'),
+    wrong("a NUL", 'map = "press.csv"', 'map = "press\\u0000.csv"', "line 17", "NUL character"),
     wrong("a tag that no request holds", "port = 502", "port = 502\nregisters_max = 1",
           "press-1.strokes takes 2 registers, and a request 1 at most", "Raise registers_max"),
     wrong("a certificate that is not there", "port = 502",

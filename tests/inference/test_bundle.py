@@ -238,6 +238,24 @@ def test_a_link_out_of_the_bundle_is_refused_and_one_within_it_is_not(folder: Pa
     assert "outside of the bundle" in refusal(folder).problems[0].found
 
 
+def test_names_that_no_file_can_have_are_refused_as_others_are(folder: Path) -> None:
+    (folder / "bundle.toml").unlink()
+    (folder / "bundle.toml").symlink_to("bundle.toml")  # to itself
+    for path in (folder, folder / "\0", folder / ("x" * 5000)):
+        assert "cannot be read" in refusal(path).problems[0].found
+
+
+@pytest.mark.parametrize(("opset", "ir_version"), [(99, 9), (18, 99)])
+def test_a_model_that_is_too_new_is_said_to_be(folder: Path, opset: int, ir_version: int) -> None:
+    model = make_model()
+    model.ir_version = ir_version
+    model.opset_import[0].version = opset
+    write_bundle(folder, model)
+    found = refusal(folder).problems[0].found
+    assert "the file is newer than this gateway, which runs up to" in found
+    assert "onnxruntime_src" not in found
+
+
 def test_external_data_is_not_read_even_through_a_hard_link(folder: Path) -> None:
     """ONNX Runtime itself would follow the link; the bytes are judged before it sees them."""
     secret = folder.parent / "secret"

@@ -83,6 +83,32 @@ def test_fields_without_an_asset_belong_to_what_the_file_is_named_after(tmp_path
     assert rows == [(1, "pump-7-old.flow", 2.0, 0)]
 
 
+TAGS = "time,pump-1.flow,pump-1.load,pump-2.flow,pump-2.load,changepoint\n1,1,2,3,4,0\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        ({}, ["pump-1.flow", "pump-1.load", "pump-2.flow", "pump-2.load"]),
+        ({"asset": "pump-1"}, ["pump-1.flow", "pump-1.load"]),
+        ({"columns": ("flow",)}, ["pump-1.flow", "pump-2.flow"]),
+        ({"columns": ("pump-2.load",)}, ["pump-2.load"]),
+        ({"exclude": ("flow",), "asset": "pump-2"}, ["pump-2.load"]),
+    ],
+)
+def test_of_columns_that_are_tags_those_of_an_asset_or_a_field_are_taken(
+    tmp_path: Path, options: dict[str, object], names: list[str]
+) -> None:
+    rows = rows_of(reader_of(tmp_path / "x.csv", TAGS, **options))
+    assert [row[1] for row in rows] == names
+
+
+def test_an_asset_that_no_column_is_of_is_refused(tmp_path: Path) -> None:
+    words = refusal(tmp_path / "x.csv", TAGS, asset="nosuch")
+    assert "no column is of the asset 'nosuch'" in words
+    assert "'pump-1', 'pump-2'" in words
+
+
 def test_an_empty_cell_is_no_sample_and_a_word_a_bad_one(tmp_path: Path) -> None:
     content = "time,a,b\n1,1,2\n2,,3\n3,NaN,4\n4,No Data,5\n5,1e999,true\n"
     rows = rows_of(reader_of(tmp_path / "x.csv", content))

@@ -166,16 +166,14 @@ def test_a_spool_without_the_class_is_said(plant: Path, spool_of: Write, capsys:
 
 
 def test_a_strangers_bundle_is_looked_at_in_a_process_of_its_own(
-    tmp_path: Path, capsys: Capture
+    plant: Path, capsys: Capture
 ) -> None:
-    folder = write_bundle(tmp_path / "bomb", bomb(3))  # 400 MB a run: more than it may
-    config = tmp_path / "sluicegate.toml"
-    config.write_text(
-        f'[gateway]\nname = "g"\ndata_dir = "{tmp_path}/data"\n'
-        '[[model]]\nname = "m"\nclass = "c"\nbundle = "bomb"\n'
-    )
+    folder = write_bundle(plant.parent / "bomb", bomb(3))  # 400 MB a run: more than it may
+    with plant.open("a") as config:
+        config.write('\n[[model]]\nname = "m"\nclass = "press"\nbundle = "bomb"\n')
     assert main(["models", "check", str(folder)]) == EX_CONFIG
     assert "model.onnx" in capsys.readouterr().err
     assert main(["models", "show", str(folder)]) == EX_UNAVAILABLE
-    main(["models", "list", str(config)])
+    capsys.readouterr()
+    main(["models", "list", str(plant)])
     assert "not good" in capsys.readouterr().out

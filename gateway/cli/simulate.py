@@ -10,21 +10,29 @@ from gateway.errors import SluicegateError
 
 __all__ = ["add_parser"]
 
+PLANTS = {
+    "line": "a bottling line's pumps behind Modbus TCP servers, or on serial lines",
+    "greenhouse": "a greenhouse's bays, published over MQTT",
+    "sunspec": "a SunSpec inverter and a grid meter (Modbus TCP)",
+    "fleet": "hundreds of Modbus TCP devices that know how late they are read",
+    "device": "one Modbus device that misbehaves on demand",
+    "replay": "a recorded CSV as a Modbus device",
+}
+
 
 def add_parser(subparsers: Any) -> None:
     """The `simulate` command; the plant's own options are the plant's business."""
+    listed = "\n".join(f"  {plant:12}{what}" for plant, what in PLANTS.items())
     parser = subparsers.add_parser(
         "simulate",
         help="run a simulated plant",
-        description="Run a simulated plant: 'line' speaks Modbus TCP, 'greenhouse' MQTT,"
-        " 'sunspec' is an inverter and a meter, 'fleet' many devices, 'device'"
-        " one that misbehaves on demand, 'replay' a recorded CSV (Modbus).",
-        add_help=False,
+        description=f"Run a simulated plant until Ctrl-C.\n\n{listed}\n\n"
+        "`sluicegate simulate PLANT --help` has its options.\n"
+        "They need more packages: pip install 'sluicegate[simulators]'.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "plant", choices=("line", "greenhouse", "sunspec", "fleet", "device", "replay")
-    )
-    parser.add_argument("options", nargs=argparse.REMAINDER, help="see simulate PLANT --help")
+    parser.add_argument("plant", choices=tuple(PLANTS), metavar="PLANT", help="one of these")
+    parser.add_argument("options", nargs=argparse.REMAINDER, help="of the plant")
     parser.set_defaults(run=_run)
 
 

@@ -297,7 +297,12 @@ class RegisterRow(Settings):
     tag: str = Field(min_length=1, description='what is measured; the tag is "<asset>.<tag>"')
     unit_id: int = Field(default=1, ge=0, le=255, description="Modbus unit identifier")
     table: Table = Field(default=Table.HOLDING_REGISTER, description="which of the four tables")
-    address: int = Field(ge=0, le=65535, description="zero-based protocol address")
+    address: int = Field(
+        ge=0,
+        le=65535,
+        description="zero-based protocol address; or, instead of table and address, the column"
+        " reference, such as 40001",
+    )
     data_type: RegisterType = Field(
         default=RegisterType.UINT16, description="what the device stores"
     )

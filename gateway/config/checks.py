@@ -329,10 +329,12 @@ def _check_secret(found: Findings, path: KeyPath, secret: Secret | None) -> None
     try:
         is_empty = not secret.read()
     except SluicegateError as error:
-        mend = f"{error.hint[:1].upper()}{error.hint[1:]}; until then everything waits in the spool"
-        if path[0] == "source":
-            mend = f"{error.hint[:1].upper()}{error.hint[1:]}; until then nothing is read from it"
-        found.warn(path, error.message, f"{mend}.")
+        meanwhile = {
+            "source": "nothing is read from it",
+            "gateway": "nobody can tell the gateway anything",
+        }.get(str(path[0]), "everything waits in the spool")
+        mend = f"{error.hint[:1].upper()}{error.hint[1:]}; until then {meanwhile}."
+        found.warn(path, error.message, mend)
         return
     if is_empty:
         found.warn(path, f"{secret.reference} is empty", "Put the secret there.")

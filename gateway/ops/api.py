@@ -157,7 +157,8 @@ class Api:
         if len(self._failed) > ADDRESSES_MAX:
             self._failed.popitem(last=False)
         log.warning("api.login_failed peer=%s", peer)
-        raise Refusal(401, "name the token: Authorization: Bearer ...")
+        said = "that is not the token" if given else "name the token: Authorization: Bearer ..."
+        raise Refusal(401, said)
 
 
 def _digest(token: str) -> bytes:

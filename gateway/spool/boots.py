@@ -142,6 +142,9 @@ class Boots:
 
     def missing_ns(self, boot_ids: npt.NDArray[np.uint64]) -> TimeArray:
         """What to add to the times of records by their boots; 0 for boot 0 and while it waits."""
+        if len(boot_ids) and (boot_ids == boot_ids[0]).all():  # as most segments are of one boot
+            boot_id = int(boot_ids[0])
+            return np.full(len(boot_ids), self[boot_id].missing_ns if boot_id else 0)
         out = np.zeros(len(boot_ids), np.int64)
         for boot_id in np.unique(boot_ids[boot_ids != 0]).tolist():
             out[boot_ids == boot_id] = self[boot_id].missing_ns

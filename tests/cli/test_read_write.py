@@ -168,6 +168,29 @@ def test_all_digits_of_a_value_are_shown(
     assert shown == [value, value]
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--unit", "300"], "--unit 300: "),
+        (["--type", "float"], "--type float: "),
+        (["--order", "abcd"], "--order abcd: "),
+        (["--table", "holding"], "--table holding: "),
+    ],
+)
+def test_a_wrong_option_is_named(
+    options: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["read", "tcp://127.0.0.1:1", "0", *options]) == 69
+    assert f"sluicegate: {said}" in capsys.readouterr().err
+
+
+def test_an_unknown_key_of_an_endpoint_is_said_with_what_is_near(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["read", "tcp://127.0.0.1:1?response_time=1s", "0"]) == 69
+    assert "did you mean response_timeout?" in capsys.readouterr().err
+
+
 def test_a_counter_with_a_scale_keeps_its_digits(
     port: int, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,6 +10,7 @@ Behind the question mark stands any key of the [[source]].
 from __future__ import annotations
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
@@ -44,6 +45,16 @@ _REFERENCES = {
     "3": Table.INPUT_REGISTER,
     "4": Table.HOLDING_REGISTER,
 }
+# Of the commands, by the column that they are.
+_OPTIONS = {
+    "unit_id": "--unit",
+    "table": "--table",
+    "data_type": "--type",
+    "byte_order": "--order",
+    "length": "--length",
+    "scale": "--scale",
+    "offset": "--offset",
+}
 _HINT = "such as tcp://192.168.1.10:502 or rtu:///dev/ttyUSB0?baud_rate=19200&parity=even"
 
 
@@ -74,8 +85,12 @@ def settings_at(endpoint: str) -> ModbusSettings:
         return kind.model_validate(asked | known | common)
     except ValidationError as error:
         found = error.errors(include_url=False)[0]
-        where = ".".join(map(str, found["loc"])) or "it"
-        raise SluicegateError(f"{endpoint!r}: {where}: {found['msg']}", hint=_HINT) from error
+        where, said, hint = ".".join(map(str, found["loc"])) or "it", found["msg"], _HINT
+        if found["type"] == "extra_forbidden":
+            near = get_close_matches(where, kind.model_fields, 1)
+            said = "there is no such key"
+            hint = f"did you mean {near[0]}?" if near else "its keys are those of a [[source]]"
+        raise SluicegateError(f"{endpoint!r}: {where}: {said}", hint=hint) from error
 
 
 def row_at(address: str, **given: Any) -> RegisterRow:
@@ -97,7 +112,12 @@ def row_at(address: str, **given: Any) -> RegisterRow:
         return RegisterRow.model_validate({"asset": "at", "tag": address} | given)
     except ValidationError as error:
         found = error.errors(include_url=False)[0]
+        column = ".".join(map(str, found["loc"]))
+        option = _OPTIONS.get(column)
+        if option is not None and column in given:
+            said = f"{option} {given[column]}: {found['msg']}"
+            raise SluicegateError(said, hint="see --help") from error
         raise SluicegateError(
-            f"{address!r}: {'.'.join(map(str, found['loc']))}: {found['msg']}",
+            f"{address!r}: {column}: {found['msg']}",
             hint="write 40001, holding_register:0 or, with --table, 0",
         ) from error

@@ -92,7 +92,7 @@ class _Reader:
             where = f"byte {error.start} is not UTF-8"
             self._file_problem(where, 'Save it as "CSV UTF-8" in the spreadsheet program.')
         except OSError as error:
-            mend = "Check the path: it is relative to the configuration file."
+            mend = "Check the path: in a configuration it is relative to that file."
             self._file_problem(f"the file cannot be read: {error.strerror or error}", mend)
         return None
 

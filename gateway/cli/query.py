@@ -47,12 +47,17 @@ def _run(options: argparse.Namespace) -> int:
     from gateway.tag import Quality, TagTable
 
     config = load(options.config)
+    start_ns, end_ns = time_ns(options.start), time_ns(options.end)
+    if start_ns >= end_ns:
+        raise SluicegateError(
+            f"--from {options.start} is not before --to {options.end}", hint="exchange them"
+        )
     table = TagTable(config.settings.gateway.tags_max * 10)
     history = History.open_readonly(config.settings.gateway.data_dir / "spool", table)
     frame = history.query_now(
         options.tags,
-        time_ns(options.start),
-        time_ns(options.end),
+        start_ns,
+        end_ns,
         lane=Lane[options.lane.upper()],
         samples_max=SAMPLES_MAX,
     )
@@ -76,7 +81,22 @@ def _run(options: argparse.Namespace) -> int:
         writer = csv.writer(sys.stdout)
         writer.writerow(header)
         writer.writerows(rows)
+    if not len(frame):
+        known = {tag.name for tag in (*config.tags, *table)}
+        print(f"sluicegate: {_nothing(options, known)}", file=sys.stderr)
     return 0
+
+
+def _nothing(options: argparse.Namespace, known: set[str]) -> str:
+    """Why there may be no samples."""
+    from gateway.config.explain import did_you_mean
+    from gateway.settings import matches_any
+
+    if options.lane == "raw":  # of the others names are known by their samples only
+        for tag in options.tags:
+            if known and not any(matches_any(name, (tag,)) for name in known):
+                return f"no tag is called {tag!r}. {did_you_mean(tag, known)}".rstrip()
+    return f"the lane {options.lane} has no samples between --from and --to"
 
 
 def time_text(t_ns: int) -> str:

@@ -90,6 +90,12 @@ def _check_commands(found: Findings, draft: Draft) -> None:
     name, where = draft.gateway.commands.broker, ("gateway", "commands", "broker")
     brokers = {s.name: s for s in draft.source.values() if isinstance(s, MqttSettings)}
     broker = brokers.get(name)
+    written = found.document.data.get("source")
+    if broker is None and any(
+        isinstance(entry, dict) and (entry.get("type"), entry.get("name")) == ("mqtt", name)
+        for entry in (written if isinstance(written, list) else ())
+    ):
+        return  # there is one, in which something else is wrong
     if broker is None:
         what = f"broker = {toml_text(name)} is no [[source]] of type mqtt"
         mend = did_you_mean(name, brokers) or "Name the source whose broker brings commands."

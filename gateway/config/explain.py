@@ -108,7 +108,9 @@ class Document:
             # Pydantic counts only the entries that were right; those that were not are reported.
             if kind == "too_short" and self.at(path):
                 continue
-            if kind == "missing":
+            if path and path[-1] == "[key]":
+                found.append(self._wrong_key(path[:-1], error))
+            elif kind == "missing":
                 found.append(self._missing(path))
             elif kind == "extra_forbidden":
                 found.append(self._unknown(path))
@@ -209,6 +211,13 @@ class Document:
         found = f"type = {shown(kind)} is not known"
         mend = did_you_mean(kind, kinds) if isinstance(kind, str) else ""
         return self.problem((*path, "type"), found, mend or f"Write {choices}.")
+
+    def _wrong_key(self, path: KeyPath, error: Mapping[str, Any]) -> Problem:
+        """A key in a table whose keys are some words, such as lanes."""
+        words = re.findall(r"'([^']+)'", str(error.get("ctx", {}).get("expected", "")))
+        found = f"{self.key(path[:-1])} has no key {toml_text(str(path[-1]))}"
+        listed = f"Its keys are {', '.join(words)}." if words else "Remove it."
+        return self.problem(path, found, did_you_mean(str(path[-1]), words) or listed)
 
     def _wrong(self, path: KeyPath, error: Mapping[str, Any]) -> Problem:
         """A value that its key does not take."""

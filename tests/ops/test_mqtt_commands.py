@@ -316,3 +316,15 @@ def test_commands_that_may_set_nothing_are_warned_of(tmp_path: Path) -> None:
     text = '[gateway.commands]\nbroker = "broker"\n[gateway.spool]'
     path.write_text(GOOD.replace("[gateway.spool]", text))
     assert "no source has writes = true" in "\n".join(map(str, load(path).warnings))
+
+
+def test_a_broker_in_which_something_else_is_wrong_is_not_said_to_be_missing(
+    tmp_path: Path,
+) -> None:
+    text = GOOD.replace("[gateway.spool]", '[gateway.commands]\nbroker = "broker"\n[gateway.spool]')
+    path = tmp_path / "plant.toml"
+    path.write_text(text.replace("qos = 1", "qos = 7"), encoding="utf-8")
+    (tmp_path / "press.csv").write_text(PRESS, encoding="utf-8")
+    with pytest.raises(ConfigError) as wrong:
+        load(path)
+    assert [problem.place for problem in wrong.value.problems if "broker" in problem.found] == []

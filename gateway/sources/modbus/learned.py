@@ -39,7 +39,7 @@ def load_learned(path: Path | None, rows: Sequence[RegisterRow]) -> Learned:
         for unit_id, function, first, end, verdict in said.get("gaps", ()):
             gaps[int(unit_id), int(function)][int(first), int(end)] = Verdict(verdict)
         answer_s = {int(unit_id): float(took_s) for unit_id, took_s in said.get("answer_s", ())}
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return learned
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         log.warning("modbus.learned_unusable path=%s error=%r", path, error)

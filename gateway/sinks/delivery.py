@@ -68,6 +68,8 @@ LONE_FAILURES_MAX = 3
 # A batch that misses its deadline this often is too much for the link; this little is not.
 SLOW_FAILURES_MAX = 3
 SLOW_SAMPLES_MIN = 100
+# After so many points in a row that are refused without a word on why another one is sent again.
+REFUSED_IN_A_ROW_MAX = 3
 # A path that ends connections this often, when something is sent on them, may bear only less.
 CUT_FAILURES_MAX = 4
 # A limit met by chance is left behind in fifty batches; a lasting one is met once in fourteen.
@@ -125,11 +127,19 @@ class _Proof:
 
     suspects: list[tuple[Frame, str]] = field(default_factory=list)  # with what was said to them
     is_given: bool = False
+    refused: int = 0  # suspects in a row
 
     def see(self, trouble: SinkError | None) -> None:
         """What became of some points: taken, or refused for what they are."""
-        is_certain = isinstance(trouble, SinkRejected) and trouble.is_certain
-        self.is_given = self.is_given or trouble is None or is_certain
+        if trouble is None or (isinstance(trouble, SinkRejected) and trouble.is_certain):
+            self.is_given, self.refused = True, 0
+
+    def suspect(self, part: Frame, reason: str) -> None:
+        """One more; of many in a row some may come after the server began to refuse everything."""
+        self.suspects.append((part, reason))
+        self.refused += 1
+        if self.refused >= REFUSED_IN_A_ROW_MAX:
+            self.is_given, self.refused = False, 0
 
     def take(self) -> list[tuple[Frame, str]]:
         """The suspects, which are convicted."""
@@ -301,7 +311,8 @@ class Delivery:
             ):
                 search.acquitted()
             case SinkRejected() if search.is_lone:
-                proof.suspects.append((part, str(trouble)))
+                proof.suspect(part, str(trouble))
+                proof.see(trouble)
                 search.done()
             case _ if search.is_lone:
                 await self._bury(part, dict.fromkeys(range(len(part)), str(trouble)))

@@ -181,6 +181,28 @@ async def test_a_server_that_refuses_whatever_it_is_sent_refuses_us_and_nothing_
     assert caplog.text.count("sink.parked") == 1
 
 
+async def test_a_server_that_begins_to_refuse_everything_costs_a_few_points_at_most(
+    table: TagTable, tmp_path: Path
+) -> None:
+    table.add(make_tag("p1.flow"))
+    async with delivering(table, [numbers(64)], tmp_path) as (fake, reader, sink, letters):
+        taken: list[list[str]] = []
+
+        def answer(lines: list[str]) -> web.Response:
+            if len(lines) == 64 or taken:
+                return web.Response(status=400, text="no")
+            taken.append(lines)  # the first half; then somebody turns TLS on
+            return web.Response(status=204)
+
+        fake.answer = answer
+        await retried(sink, 2)
+        assert sink.stats.state == "parked"
+        fake.answer = lambda _: web.Response(status=204)
+        await finished(reader)
+        assert letters.letters_total <= 2
+        assert len(fake.stored) == 64
+
+
 @pytest.mark.parametrize("status", [200, 400, 500, 503])
 async def test_a_server_in_trouble_costs_no_more_than_the_links_budget(
     table: TagTable, tmp_path: Path, status: int, monkeypatch: pytest.MonkeyPatch

@@ -14,10 +14,11 @@ Pure: the same recordings, settings and seed give the same bytes.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 
 from gateway.errors import SluicegateError
 from gateway.frame import BoolArray, FloatArray
@@ -124,7 +125,7 @@ def fit(recordings: Sequence[Recording], settings: FitSettings) -> Fitted:
         cleaned = [_without(one, marked.get(id(one))) for one in cleaned]
         runs = _runs(cleaned, window)
     hop = settings.hop or min(max(1, round(1 / first.period_s)), TIMES_MAX)
-    learned, calibration = _calibrated(learn(runs, spans), spans, hop)
+    learned, calibration = _calibrated(learn(runs, spans, crosses=True), spans, hop)
     detector = learned.detector
     model = export(detector)
     scorer = Scorer(model, window, len(first.fields))
@@ -311,45 +312,89 @@ def _without(recording: Recording, marked: BoolArray | None) -> Recording:
 
 
 def _calibrated(learned: Learned, spans: Spans, hop: int) -> tuple[Learned, Calibration]:
-    """The limits of each kind, moved by what its held-back answers say together."""
-    window = learned.detector.window
+    """The limits of each kind, moved by what its held-back answers say together.
+
+    What rate they leave possible is counted on each fold of the history with limits that it had no
+    part in: on what they were set by, they hold by construction.
+    """
     step = max(1, hop // learned.every)
-    apart = step * learned.every  # rows between two of the scores used here
-    # Scores further apart than the engine's: fewer of them span the same time.
-    times = hop / apart
-    rule = replace(
-        RULE,
-        open_after=max(1, int(RULE.open_after * times)),
-        close_after=max(1, int(RULE.close_after * times)),
-    )
-    runs = np.cumsum(learned.counts)[:-1]
-    split = {
-        kind: [part[::step] for part in np.split(ratios, runs)]
-        for kind, ratios in learned.by_kind.items()
-    }
-    per_block = spans.per_trial(window) / len(split)
-    block = max(1, window // apart)
-    by = {
-        kind: scale_of_scores(parts, rule, block=block, per_block=per_block)
-        for kind, parts in split.items()
-    }
-    scores = [
-        np.maximum.reduce([parts[k] / by[kind] for kind, parts in split.items()])
-        for k in range(len(learned.counts))
+    level = _Level(spans, learned.detector.window, step * learned.every, hop)
+    # Stretches of one run and one fold; every `step`-th of their windows is used.
+    cuts = {*np.cumsum(learned.counts)[:-1].tolist(), *_changes(learned.fold)}
+    pieces = [
+        piece[::step]
+        for piece in np.split(np.arange(len(learned.fold)), sorted(cuts))
+        if len(piece)
     ]
-    counted = {
-        "wanted_per_day": spans.false_alarms_per_day,
-        "step_s": apart * spans.period_s,
-    }
-    of_all = scale_of_alarms(scores, rule, **counted)
+    runs = np.split(np.arange(len(learned.fold)), np.cumsum(learned.counts)[:-1])
+    by, of_all = level.scales(learned.by_kind, [run[::step] for run in runs])
     scales = []
     for scale in learned.detector.scales:
         by_answer = of_all * np.array([by[kind] for kind in scale.kinds])
         low, high = scale.limit_low * by_answer, scale.limit_high * by_answer
         scales.append(replace(scale, limit_low=low, limit_high=high))
-    calibration = judged([part / of_all for part in scores], rule, **counted)
+    scores: list[FloatArray] = []
+    for fold in np.unique(learned.fold).tolist():
+        others = [piece for piece in pieces if learned.fold[piece[0]] != fold]
+        by, of_all = level.scales(learned.by_kind, others or pieces)
+        scores += [
+            level.joined(learned.crossed, piece, by) / of_all
+            for piece in pieces
+            if learned.fold[piece[0]] == fold
+        ]
+    calibration = judged(scores, level.rule, wanted_per_day=level.per_day, step_s=level.step_s)
     detector = replace(learned.detector, scales=tuple(scales))
     return replace(learned, detector=detector), calibration
+
+
+def _changes(fold: npt.NDArray[np.int64]) -> list[int]:
+    return (np.flatnonzero(np.diff(fold)) + 1).tolist()
+
+
+class _Level:
+    """From the ratios of each kind to what they are to be divided by."""
+
+    def __init__(self, spans: Spans, window: int, apart: int, hop: int) -> None:
+        """`apart` are the rows between two of the scores that are used."""
+        # Scores further apart than the engine's: fewer of them span the same time.
+        times = hop / apart
+        self.rule = replace(
+            RULE,
+            open_after=max(1, int(RULE.open_after * times)),
+            close_after=max(1, int(RULE.close_after * times)),
+        )
+        self.per_day = spans.false_alarms_per_day
+        self.step_s = apart * spans.period_s
+        self._per_trial = spans.per_trial(window)
+        self._block = max(1, window // apart)
+
+    def scales(
+        self, ratios: Mapping[Kind, FloatArray], pieces: Sequence[npt.NDArray[np.intp]]
+    ) -> tuple[dict[Kind, float], float]:
+        """Of each kind, and of all together, by some pieces of the history."""
+        per_block = self._per_trial / len(ratios)
+        by = {
+            kind: scale_of_scores(
+                [found[piece] for piece in pieces],
+                self.rule,
+                block=self._block,
+                per_block=per_block,
+            )
+            for kind, found in ratios.items()
+        }
+        scores = [self.joined(ratios, piece, by) for piece in pieces]
+        counted = {"wanted_per_day": self.per_day, "step_s": self.step_s}
+        return by, scale_of_alarms(scores, self.rule, **counted)
+
+    @staticmethod
+    def joined(
+        ratios: Mapping[Kind, FloatArray], piece: npt.NDArray[np.intp], by: Mapping[Kind, float]
+    ) -> FloatArray:
+        """The scores of a piece: the largest of its kinds."""
+        scores: FloatArray = np.maximum.reduce(
+            [found[piece] / by[kind] for kind, found in ratios.items()]
+        )
+        return scores
 
 
 def _detectors(learned: Learned, injected: Injected) -> tuple[Detector, ...]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from gateway.frame import FloatArray
+from gateway.frame import BoolArray, FloatArray
 from gateway.inference.fit.detector import (
     NEVER,
     OVERALL_FLOOR,
@@ -83,16 +83,22 @@ class Learned:
 
     detector: Detector
     by_kind: dict[Kind, FloatArray]  # (m,) the largest held-back ratio of a kind, of each window
+    # The same, to limits that each fold had no part in: what the limits are worth on other days.
+    crossed: dict[Kind, FloatArray]
+    fold: Index  # (m,) of each window
     every: int  # rows between two of the windows
     counts: tuple[int, ...]  # windows of each run; m in all
     relations: tuple[Relations, ...]  # of each scale
     freedom: FloatArray  # (n,) independent rows of each tag
 
 
-def learn(runs: Sequence[Run], spans: Spans, cells_max: int = CELLS_MAX) -> Learned:
+def learn(
+    runs: Sequence[Run], spans: Spans, cells_max: int = CELLS_MAX, *, crosses: bool = False
+) -> Learned:
     """Fit everything. Each run has at least as many rows as the longest scale.
 
-    No more windows times tags than `cells_max` are looked at.
+    No more windows times tags than `cells_max` are looked at. `crosses`: with `Learned.crossed`,
+    which costs the limits of each fold once more.
     """
     values = np.concatenate([run.values for run in runs])
     center = np.median(values, axis=0)
@@ -108,17 +114,22 @@ def learn(runs: Sequence[Run], spans: Spans, cells_max: int = CELLS_MAX) -> Lear
         _fit_scale(z, places, scale, () if k else spans.lags, rows_worth)
         for k, scale in enumerate(spans.scales)
     ]
-    answers = sum(len(one.scale.kinds) for one in fitted)
-    scales = tuple(_limited(one, spans, places, answers, rows_worth) for one in fitted)
-    by_kind: dict[Kind, FloatArray] = {}
-    for one, limited in zip(fitted, scales, strict=True):
-        ratios = limited.ratios(one.answers)
-        for kind in dict.fromkeys(limited.kinds):
-            highest = ratios[:, [k is kind for k in limited.kinds]].max(axis=1)
-            by_kind[kind] = np.maximum(highest, by_kind.get(kind, 0.0))
+    every_one = np.ones(len(places.fold), np.bool_)
+    scales = _all_limited(fitted, spans, places, rows_worth, every_one)
+    by_kind = _highest(fitted, scales, every_one)
+    crossed = {kind: ratios.copy() for kind, ratios in by_kind.items()}
+    for fold in range(FOLDS if crosses else 0):
+        here = places.fold == fold
+        if here.all() or not here.any():
+            continue
+        others = _all_limited(fitted, spans, places, rows_worth, ~here)
+        for kind, ratios in _highest(fitted, others, here).items():
+            crossed[kind][here] = ratios
     return Learned(
         detector=Detector(center=center, scale=scale, scales=scales),
         by_kind=by_kind,
+        crossed=crossed,
+        fold=places.fold,
         every=places.every,
         counts=places.counts,
         relations=tuple(one.relations for one in fitted),
@@ -280,17 +291,50 @@ def _context(places: _Places, level: FloatArray, slope: FloatArray, rows: int) -
     )
 
 
+def _all_limited(
+    fitted: Sequence[_FittedScale],
+    spans: Spans,
+    places: _Places,
+    rows_worth: FloatArray,
+    seen: BoolArray,
+) -> tuple[Scale, ...]:
+    """The scales with limits by the windows that are `seen`, (m,)."""
+    answers = sum(len(one.scale.kinds) for one in fitted)
+    return tuple(_limited(one, spans, places, answers, rows_worth, seen) for one in fitted)
+
+
+def _highest(
+    fitted: Sequence[_FittedScale], scales: Sequence[Scale], here: BoolArray
+) -> dict[Kind, FloatArray]:
+    """Of each kind the largest ratio to its limits, of the windows `here`."""
+    found: dict[Kind, FloatArray] = {}
+    for one, limited in zip(fitted, scales, strict=True):
+        ratios = limited.ratios(one.answers[here])
+        for kind in dict.fromkeys(limited.kinds):
+            highest = ratios[:, [k is kind for k in limited.kinds]].max(axis=1)
+            found[kind] = np.maximum(highest, found.get(kind, 0.0))
+    return found
+
+
 def _limited(
-    one: _FittedScale, spans: Spans, places: _Places, answers: int, rows_worth: FloatArray
+    one: _FittedScale,
+    spans: Spans,
+    places: _Places,
+    answers: int,
+    rows_worth: FloatArray,
+    seen: BoolArray,
 ) -> Scale:
     """The scale with its limits: Student's t and the extremes seen, each as far as it is known."""
-    scale, found = one.scale, one.answers - one.scale.usual
+    share = seen.mean()
+    usual = one.scale.usual if share == 1 else one.answers[seen].mean(axis=0)
+    scale, found = replace(one.scale, usual=usual), one.answers[seen] - usual
+    rows_worth = rows_worth * share
     m, a = found.shape
     two_sided = is_two_sided(scale.kinds)
     worth = independent(found)
     is_level = np.array([kind is Kind.LEVEL for kind in scale.kinds])
     worth[is_level] = rows_worth[scale.tags[is_level]]
-    worth = np.minimum(worth, OVERLAP_WORTH * len(places.row_fold) / scale.rows)
+    worth = np.minimum(worth, share * OVERLAP_WORTH * len(places.row_fold) / scale.rows)
     least = np.array([SIZE_MIN[kind] for kind in scale.kinds])
     size = np.maximum(found.std(axis=0), least) * np.sqrt(1 + 1 / worth)
     sides = np.where(two_sided, 2, 1)
@@ -309,8 +353,8 @@ def _limited(
         by_block = spans.per_trial(scale.rows) / answers
         cut = found[: blocks * block].reshape(blocks, block, a)
         for side, maxima in ((1, cut.max(axis=1)), (-1, (-cut).max(axis=1))):
-            seen = np.maximum(return_level(maxima, by_block / 2), size)
-            blended = (1 - weight) * student * size + weight * seen
+            extreme = np.maximum(return_level(maxima, by_block / 2), size)
+            blended = (1 - weight) * student * size + weight * extreme
             if side > 0:
                 limit_high = blended
             else:

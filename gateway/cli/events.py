@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["add_parser"]
 
+SPAN_S_MAX = 10 * 365 * 86400.0
+
 EVENT_SAMPLES_MAX = 1_000_000
 
 
@@ -130,15 +132,19 @@ def _begin_or_end(options: argparse.Namespace, kind: str, span: str | None) -> i
     from gateway.inference.notes import FOREVER_NS
     from gateway.settings import parse_duration
 
+    _check_names(options)
     notes, now_ns = _notes(options.config), time.time_ns()
     if options.end:
         notes.end(kind, options.asset, now_ns=now_ns, model=options.model)
         print(f"{options.asset}: {kind} ended")
         return 0
     try:
-        until_ns = FOREVER_NS if span is None else now_ns + round(parse_duration(span) * 1e9)
+        span_s = 0.0 if span is None else parse_duration(span)
     except ValueError as error:
         raise SluicegateError(f"--for {span}: {error}", hint='for example "8h"') from error
+    if span is not None and not 0 < span_s <= SPAN_S_MAX:
+        raise SluicegateError(f"--for {span} is not up to ten years", hint='for example "8h"')
+    until_ns = FOREVER_NS if span is None else now_ns + round(span_s * 1e9)
     notes.begin(
         kind,
         options.asset,
@@ -151,6 +157,24 @@ def _begin_or_end(options: argparse.Namespace, kind: str, span: str | None) -> i
     until = "until you say --end" if span is None else f"until {_short(until_ns)}"
     print(f"{options.asset}: {kind} {until}")
     return 0
+
+
+def _check_names(options: argparse.Namespace) -> None:
+    """Raise SluicegateError for a model or an asset that the configuration cannot have."""
+    from gateway.config.explain import did_you_mean
+    from gateway.config.load import load
+    from gateway.config.planned import can_both_match
+
+    config = load(options.config)
+    models = {model.name for model in config.settings.models}
+    if options.model and options.model not in models:
+        hint = did_you_mean(options.model, models) or f"there are {', '.join(models) or 'none'}"
+        raise SluicegateError(f"there is no [[model]] {options.model!r}", hint=hint)
+    assets = {tag.asset for tag in config.tags}
+    may_come = any(can_both_match(f"{options.asset}.*", name) for name in config.open_names)
+    if options.asset not in assets and not may_come:
+        hint = did_you_mean(options.asset, assets) or "see `sluicegate check`"
+        raise SluicegateError(f"there is no asset {options.asset!r}", hint=hint)
 
 
 def _notes(config: Path) -> Notes:

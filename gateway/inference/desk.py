@@ -4,7 +4,8 @@
                                  <- data_dir/models/<model>.answer.json <-
 
 Files, because who may write the data folder may do as much anyway: no port is opened, and nothing
-has to be logged in to. An ask that nobody took away is overwritten by the next.
+has to be logged in to. An ask that nobody took away is overwritten by the next, and not done when
+whoever asked no longer waits.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import json
 import logging
 import secrets
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -38,13 +40,17 @@ _LOOK_S = 0.1
 class _Ask:
     id: str
     what: str
+    at_s: float  # monotonic, which all processes of a boot share
     bundle: str = ""
 
 
 def ask(directory: Path, model: str, what: What, bundle: Path | None = None) -> str:
     """Ask the gateway whose models' states are in a folder; its answer, or SluicegateError."""
     wanted = _Ask(
-        id=secrets.token_hex(8), what=what, bundle=str(bundle.absolute()) if bundle else ""
+        id=secrets.token_hex(8),
+        what=what,
+        at_s=time.monotonic(),
+        bundle=str(bundle.absolute()) if bundle else "",
     )
     ask_file, answer_file = directory / f"{model}.ask.json", directory / f"{model}.answer.json"
     try:
@@ -56,19 +62,28 @@ def ask(directory: Path, model: str, what: What, bundle: Path | None = None) -> 
         raise SluicegateError(
             f"the gateway cannot be asked: {error}", hint=f"see that you may write to {directory}"
         ) from error
-    end_s = time.monotonic() + ANSWER_S_MAX
-    while time.monotonic() < end_s:
+    try:
+        said = _awaited(answer_file, wanted)
+    finally:  # also when whoever asked gives up: nobody would expect it to be done later
+        with suppress(FileNotFoundError):
+            ask_file.unlink()
+    if said is None:
+        raise SluicegateError(
+            "the gateway does not answer", hint="is it running, with this configuration?"
+        )
+    return said
+
+
+def _awaited(answer_file: Path, wanted: _Ask) -> str | None:
+    """The answer; None when there is none in time. Raises SluicegateError."""
+    while time.monotonic() < wanted.at_s + ANSWER_S_MAX:
         answer = _read(answer_file)
         if answer is not None and answer.get("id") == wanted.id:
             if answer.get("error"):
                 raise SluicegateError(str(answer["error"]))
             return str(answer.get("said", ""))
         time.sleep(_LOOK_S)
-    with suppress(FileNotFoundError):
-        ask_file.unlink()
-    raise SluicegateError(
-        "the gateway does not answer", hint="is it running, with this configuration?"
-    )
+    return None
 
 
 async def answer_asks(engine: Engine, directory: Path) -> None:
@@ -83,6 +98,9 @@ async def answer_asks(engine: Engine, directory: Path) -> None:
         if said is None:
             log.warning("model.ask_not_understood file=%s", file)
             continue
+        if not _is_fresh(said.get("at_s")):
+            log.warning("model.ask_too_old file=%s consequence=it is not done", file)
+            continue
         answer = {"id": str(said.get("id", ""))[:64]}
         try:
             answer["said"] = await _do(engine, model, said)
@@ -90,6 +108,9 @@ async def answer_asks(engine: Engine, directory: Path) -> None:
             answer["error"] = "; ".join(str(problem) for problem in error.problems)
         except SluicegateError as error:
             answer["error"] = str(error)
+        except Exception as defect:
+            log.exception("model.ask_failed model=%s", model)
+            answer["error"] = f"a defect: {type(defect).__name__}: {defect}"
         log.info(
             "model.asked model=%s what=%.20s answer=%.200s",
             *(model, said.get("what"), answer.get("error") or answer.get("said")),
@@ -98,6 +119,11 @@ async def answer_asks(engine: Engine, directory: Path) -> None:
             _write(directory / f"{model}.answer.json", answer)
         except OSError as error:
             log.warning("model.answer_not_written model=%s error=%s", model, error)
+
+
+def _is_fresh(at_s: object) -> bool:
+    """Whether somebody still waits for it; one of an earlier boot is from another clock."""
+    return isinstance(at_s, (int, float)) and 0 <= time.monotonic() - at_s <= ANSWER_S_MAX
 
 
 async def _do(engine: Engine, model: str, said: dict[str, object]) -> str:
@@ -130,7 +156,7 @@ def _read(file: Path) -> dict[str, object] | None:
     return said if isinstance(said, dict) else None
 
 
-def _write(file: Path, said: dict[str, str]) -> None:
+def _write(file: Path, said: Mapping[str, object]) -> None:
     new = file.with_suffix(".new")
     new.write_text(json.dumps(said), "utf-8")
     new.replace(file)

@@ -107,6 +107,11 @@ class Engine:
             for problem in error.problems:
                 log.error("model.bundle_invalid model=%s error=%s", settings.name, problem)  # noqa: TRY400 - the problem says it all
             return None
+        except Exception as defect:  # one bundle must not keep the others, or the gateway, down
+            log.exception("model.bundle_defect model=%s", settings.name)
+            said = f"a defect while it was loaded: {type(defect).__name__}: {defect}"
+            self._invalid[settings.name] = ModelStats(error_last=said)
+            return None
 
     def load(self, name: str, path: Path) -> Watcher:
         """A bundle ready to work for a [[model]]; raises BundleInvalid. Slow, for any thread."""

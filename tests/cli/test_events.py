@@ -106,14 +106,31 @@ def test_an_event_that_there_is_not_is_said(plant: Path, begun_ns: int, capsys: 
 
 
 def test_snooze_and_maintenance_begin_and_end(plant: Path, capsys: Capture) -> None:
-    assert main(["events", "snooze", str(plant), "pump-1", "--for", "2h"]) == 0
-    assert main(["events", "maintenance", str(plant), "pump-2", "--note", "new seal"]) == 0
+    assert main(["events", "snooze", str(plant), "press-1", "--for", "2h"]) == 0
+    assert main(["events", "maintenance", str(plant), "press-2", "--note", "new seal"]) == 0
     notes, now_ns = notes_of(plant), time.time_ns()
-    assert notes.state_of("m", "pump-1", now_ns) == "snoozed"
-    assert notes.state_of("m", "pump-1", now_ns + 121 * MINUTE) == ""
-    assert notes.state_of("m", "pump-2", now_ns + 9999 * MINUTE) == "maintenance"
+    assert notes.state_of("m", "press-1", now_ns) == "snoozed"
+    assert notes.state_of("m", "press-1", now_ns + 121 * MINUTE) == ""
+    assert notes.state_of("m", "press-2", now_ns + 9999 * MINUTE) == "maintenance"
     assert main(["events", "list", str(plant)]) == 0
-    assert "pump-2: maintenance since" in capsys.readouterr().out
-    assert main(["events", "maintenance", str(plant), "pump-2", "--end"]) == 0
-    assert main(["events", "maintenance", str(plant), "pump-2", "--end"]) == 69
-    assert main(["events", "snooze", str(plant), "pump-1", "--for", "a while"]) == 69
+    assert "press-2: maintenance since" in capsys.readouterr().out
+    assert main(["events", "maintenance", str(plant), "press-2", "--end"]) == 0
+    assert main(["events", "maintenance", str(plant), "press-2", "--end"]) == 69
+    assert main(["events", "snooze", str(plant), "press-1", "--for", "a while"]) == 69
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["snooze", "pres-1", "--for", "2h"], 'Did you mean "press-1"?'),
+        (["maintenance", "press-1", "--model", "nomodel"], "there is no [[model]] 'nomodel'"),
+        (["maintenance", "press-1", "--for", "999999999d"], "not up to ten years"),
+        (["snooze", "press-1", "--for", "0s"], "not up to ten years"),
+    ],
+)
+def test_what_cannot_be_silenced_is_said(
+    plant: Path, capsys: Capture, arguments: list[str], said: str
+) -> None:
+    command, asset, *rest = arguments
+    assert main(["events", command, str(plant), asset, *rest]) == 69
+    assert said in capsys.readouterr().err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +70,30 @@ async def test_what_is_wrong_is_told_to_who_asked(engine: Engine, tmp_path: Path
     with pytest.raises(SluicegateError, match="no shadow to promote"):
         await asked(engine, folder, "promote")
     assert engine.stats["m"].version == "1"
+
+
+async def test_what_nobody_waits_for_any_more_is_not_done(
+    engine: Engine, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "models"
+    await asked(engine, folder, "shadow", write_bundle(tmp_path / "new", version='"2"'))
+    said = {"id": "1", "what": "promote", "at_s": time.monotonic() - 3600}
+    for at_s in (said["at_s"], time.monotonic() + 3600, None, "now"):
+        (folder / "m.ask.json").write_text(json.dumps(said | {"at_s": at_s}))
+        await answer_asks(engine, folder)
+        assert not (folder / "m.ask.json").exists()
+    assert engine.stats["m"].version == "1"
+    assert caplog.text.count("model.ask_too_old") == 4
+
+
+def test_an_ask_goes_with_whoever_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(_: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(desk.time, "sleep", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        ask(tmp_path, "m", "promote")
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from itertools import zip_longest
 
 import numpy as np
 
@@ -352,13 +353,23 @@ def _shares(history: ScoreHistory) -> FloatArray:
 
 
 def _share_dropped(fitted: Fitted, recordings: Sequence[Recording]) -> float:
-    """Of the assets' ticks, in which nothing, or not all of it, was learned from."""
+    """Of the assets' ticks, in which nothing, or not all of it, was learned from.
+
+    That is also what lies in stretches too short for a window.
+    """
     dropped = ticks = 0
-    for recording in recordings:
+    window_ns = round(fitted.window * fitted.period_s * 1e9)
+    for recording, history in zip_longest(recordings, fitted.histories):
         rows = np.zeros(len(recording.t_ns), np.bool_)
         for stretch in fitted.stretches:
             if stretch.asset == recording.asset:
                 rows |= (recording.t_ns >= stretch.start_ns) & (recording.t_ns <= stretch.end_ns)
+        if history is not None:
+            ends = history.t_ns[history.learned]
+            edges = np.zeros(len(rows) + 1, np.int64)
+            np.add.at(edges, np.searchsorted(recording.t_ns, ends - window_ns, side="right"), 1)
+            np.add.at(edges, np.searchsorted(recording.t_ns, ends, side="right"), -1)
+            rows |= np.cumsum(edges[:-1]) == 0
         dropped, ticks = dropped + int(rows.sum()), ticks + len(rows)
     return dropped / ticks if ticks else 0.0
 

@@ -120,10 +120,11 @@ def _read_map(path: Path) -> dict[str, _Place]:
         for number, cells in enumerate(csv.DictReader(file), start=2):
             given = {key: (text or "").strip() for key, text in cells.items() if key}
             try:
+                table, address = _table_and_address(given)
                 place = _Place(
                     int(given.get("unit_id") or 1),
-                    given.get("table") or "holding_register",
-                    int(given["address"]),
+                    table,
+                    address,
                     given.get("data_type") or "uint16",
                     given.get("byte_order") or "ABCD",
                     float(given.get("scale") or 1),
@@ -135,9 +136,22 @@ def _read_map(path: Path) -> dict[str, _Place]:
                 if place.byte_order not in _ORDERS or place.scale == 0:
                     raise ReplayError("its byte_order or scale is none")
                 places[f"{given['asset']}.{given['tag']}"] = place
-            except (KeyError, ValueError) as error:
+            except KeyError as error:
+                raise ReplayError(f"{path}: row {number}: it has no {error}") from error
+            except ValueError as error:
                 raise ReplayError(f"{path}: row {number}: {error}") from error
     return places
+
+
+def _table_and_address(given: dict[str, str]) -> tuple[str, int]:
+    """Also of a reference, 40001 or 400001 (Application Protocol, 4.4)."""
+    reference = given.get("reference", "")
+    if not reference:
+        return given.get("table") or "holding_register", int(given["address"])
+    tables = {"0": "coil", "1": "discrete_input", "3": "input_register", "4": "holding_register"}
+    if len(reference) not in (5, 6) or not reference.isdecimal() or reference[0] not in tables:
+        raise ValueError(f"reference {reference} is none")
+    return tables[reference[0]], int(reference[1:]) - 1
 
 
 def _seconds(text: str) -> float:

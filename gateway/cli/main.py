@@ -53,6 +53,22 @@ def command_line() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; its exit code."""
+    try:
+        return _main(arguments)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        return 0
+    except PermissionError as error:
+        print(
+            f"sluicegate: {error.filename}: {error.strerror} (run it as the user that the"
+            " service runs as, or as root)",
+            file=sys.stderr,
+        )
+        return EX_UNAVAILABLE
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     options = command_line().parse_args(arguments)
     # Before numpy is imported. Our matrices are small; the threads of a pool only wait for each
     # other, on cores that the gateway's scans need (a fit beside another one took five times as
@@ -69,10 +85,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SluicegateError as error:
         print(f"sluicegate: {error}", file=sys.stderr)
         return EX_UNAVAILABLE
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:
-        return 0
     return code
 
 

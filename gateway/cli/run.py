@@ -51,13 +51,15 @@ async def _serve(config: Any) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+        signal.signal(number, _end_at_once)
     is_auto = config.settings.gateway.clock.trust == "auto"
     gateway = Gateway(config, SystemClock(who_vouches) if is_auto else SystemClock())
     status = Status(gateway)
     notifier = Notifier.from_environment()
     async with AsyncExitStack() as opened:
         await opened.enter_async_context(gateway.opened())
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
         http, trail = config.settings.gateway.http, None
         if config.settings.gateway.commands.broker:
             trail = await opened.enter_async_context(_commands(gateway, config, status))
@@ -93,6 +95,12 @@ async def _serve(config: Any) -> None:
             await running
             watching.cancel()
     log.info("gateway.stopped")
+
+
+def _end_at_once(number: int, _: object) -> None:
+    """While the spool is replayed nothing is under way that would have to be finished."""
+    log.info("gateway.stopped signal=%d before=it was ready", number)
+    raise SystemExit(0)
 
 
 @asynccontextmanager

@@ -367,10 +367,27 @@ def _is_here(host: str) -> bool:
         return host == "localhost"
 
 
+def _host_mend(host: str) -> str:
+    """What is to be written instead; "" for what may be a name or an address."""
+    if "://" in host or "/" in host:
+        return 'Write the name or address alone, such as "192.168.1.10"; the port is a key.'
+    if host.count(":") == 1:
+        name, _, port = host.partition(":")
+        return f"Write host = {toml_text(name)} and port = {port or 502}."
+    numbers = host.split(".")
+    if all(part.isdecimal() for part in numbers):
+        is_right = len(numbers) == 4 and all(int(part) <= 255 for part in numbers)
+        return "" if is_right else "An address is four numbers up to 255."
+    return ""
+
+
 def _check_hosts(found: Findings, sources: Mapping[int, ModbusSettings | MqttSettings]) -> None:
     """Two connections to one device, or two clients that throw each other out of a broker."""
     first: dict[tuple[str, str], int] = {}
     for index, source in sources.items():
+        if mend := _host_mend(str(getattr(source, "host", "") or "h")):
+            where: KeyPath = ("source", index, "host")
+            found.problem(where, f"host = {toml_text(source.host)} is no host", mend)  # type: ignore[union-attr]  # it has one
         if isinstance(source, ModbusSettings):
             key = ("modbus", source.address.lower())
         else:

@@ -240,7 +240,10 @@ class Document:
             mend = self._pattern_advice(path, node, str(value))
         elif "enum" in node and isinstance(value, str):
             kind = "enum"
-            mend = did_you_mean(value, node["enum"]) or mend
+            mend = (
+                did_you_mean(value, [word for word in node["enum"] if isinstance(word, str)])
+                or mend
+            )
         elif kind == "too_short":
             found = key
         return self.problem(path, f"{found} {_IS_WRONG.get(kind, 'is of the wrong kind')}", mend)

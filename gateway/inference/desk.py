@@ -23,6 +23,7 @@ from typing import Literal, TypeAlias, get_args
 
 from gateway.errors import BundleInvalid, SluicegateError
 from gateway.inference.engine import Engine
+from gateway.owners import give_to_owner, make_folder
 
 __all__ = ["What", "answer_asks", "ask"]
 
@@ -54,7 +55,7 @@ def ask(directory: Path, model: str, what: What, bundle: Path | None = None) -> 
     )
     ask_file, answer_file = directory / f"{model}.ask.json", directory / f"{model}.answer.json"
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        make_folder(directory)
         with suppress(FileNotFoundError):
             answer_file.unlink()
         _write(ask_file, asdict(wanted))
@@ -159,4 +160,5 @@ def _read(file: Path) -> dict[str, object] | None:
 def _write(file: Path, said: Mapping[str, object]) -> None:
     new = file.with_suffix(".new")
     new.write_text(json.dumps(said), "utf-8")
+    give_to_owner(new)
     new.replace(file)

@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from gateway.errors import SluicegateError
 from gateway.inference.signature import CONTEXT
+from gateway.owners import give_to_owner, make_folder
 
 __all__ = ["DeviceKey"]
 
@@ -82,7 +83,7 @@ def _make(path: Path) -> None:
     content = Ed25519PrivateKey.generate().private_bytes(
         Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     unfinished = path.with_name(f".{path.name}.{os.getpid()}")
     descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
@@ -90,6 +91,7 @@ def _make(path: Path) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+        give_to_owner(unfinished)
         with contextlib.suppress(FileExistsError):
             path.hardlink_to(unfinished)  # unlike a rename it replaces nothing
     finally:

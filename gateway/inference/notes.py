@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from gateway.errors import SluicegateError
+from gateway.owners import give_to_owner, make_folder
 
 __all__ = ["FOREVER_NS", "NOTES_FILE", "Note", "Notes", "NotesFull"]
 
@@ -243,6 +244,7 @@ class Notes:
                 json.dump([asdict(note) for note in notes], opened)
                 opened.flush()
                 os.fsync(opened.fileno())
+            give_to_owner(new)
             new.replace(file)
             folder = os.open(file.parent, os.O_RDONLY)
             try:
@@ -293,8 +295,9 @@ def _locked(file: Path | None) -> Iterator[None]:
         yield
         return
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(file.parent)
         lock = file.with_suffix(".lock").open("a")
+        give_to_owner(file.with_suffix(".lock"))
     except OSError as error:
         raise SluicegateError(
             f"the note cannot be kept: {error}", hint=f"see that {file.parent} can be written"

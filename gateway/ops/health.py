@@ -79,8 +79,16 @@ def _warnings(view: GatewayView) -> Iterator[str]:
 def _of_source(source: SourceView) -> Iterator[str]:
     if not source.stats.connected:
         yield text_of(f"source {source.name}: not connected: {source.stats.error_last}")
-    elif source.stats.on_standby:
+        return
+    stats = source.stats
+    if stats.on_standby:
         yield f"source {source.name}: its standby address is used"
+    if stats.units_unwell:
+        what = f"{stats.units_unwell} unit ids do not answer, or are not well"
+        yield text_of(f"source {source.name}: {what}: {stats.error_last}")
+    elif stats.tags_refused:
+        what = f"the device refuses {stats.tags_refused} tags"
+        yield text_of(f"source {source.name}: {what}: {stats.error_last}")
 
 
 def _of_model(name: str, model: ModelStats) -> Iterator[str]:

@@ -111,7 +111,7 @@ async def serve(
         except OSError as error:
             raise SluicegateError(
                 f"cannot listen on {settings.listen}: {error}",
-                hint="change gateway.http.listen, or stop what listens there",
+                hint="change gateway.http.listen: an address of this machine, and a free port",
             ) from error
         try:
             bound = listener.sockets[0].getsockname()

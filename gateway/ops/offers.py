@@ -184,7 +184,7 @@ async def serve_offers(
     except OSError as error:
         raise SluicegateError(
             f"cannot listen on {settings.listen}: {error}",
-            hint="change gateway.modbus_server.listen, or stop what listens there",
+            hint="change gateway.modbus_server.listen: an address of this machine, and a free port",
         ) from error
     try:
         yield server.sockets[0].getsockname()[1], stats

@@ -79,6 +79,7 @@ PAUSE_MAX_S = 10.0
 # How often it is asked whether the next hour has begun, or an event has come.
 BUDGET_POLL_S = 1.0
 SECRET_POLL_S = 1.0
+LAG_PERIOD_S = 1.0
 
 
 class Reader(Protocol):
@@ -387,7 +388,7 @@ class Delivery:
             if state == "parked":
                 await self._wait_for_a_person(pause_s)
             else:
-                await asyncio.sleep(pause_s)
+                await self._pause(pause_s)
             too_slow = slow >= SLOW_FAILURES_MAX and len(frame) > SLOW_SAMPLES_MIN
             if faults >= patience or too_slow or cuts >= CUT_FAILURES_MAX:
                 return trouble
@@ -395,15 +396,23 @@ class Delivery:
     async def _wait_for_a_person(self, pause_s: float) -> None:
         """Pause; a secret whose file was written anew is tried at once."""
         if not self._secrets:
-            await asyncio.sleep(pause_s)
+            await self._pause(pause_s)
             return
         before = await asyncio.to_thread(self._stamps)
         loop = asyncio.get_running_loop()
         end_s = loop.time() + pause_s
         while (left_s := end_s - loop.time()) > 0:
-            await asyncio.sleep(min(left_s, SECRET_POLL_S))
+            await self._pause(min(left_s, SECRET_POLL_S))
             if await asyncio.to_thread(self._stamps) != before:
                 return
+
+    async def _pause(self, pause_s: float) -> None:
+        """Sleep, and go on saying how far behind the sink is."""
+        loop = asyncio.get_running_loop()
+        end_s = loop.time() + pause_s
+        while (left_s := end_s - loop.time()) > 0:
+            await asyncio.sleep(min(left_s, LAG_PERIOD_S))
+            self._refresh_lag()
 
     def _stamps(self) -> list[tuple[int, int] | None]:
         return [secret.stamp() for secret in self._secrets]

@@ -42,6 +42,8 @@ class SourceStats:
     on_standby: bool = False  # its standby address is used
     standby_taken_total: int = 0  # how often, and how often the first one was taken back
     standby_left_total: int = 0
+    tags_refused: int = 0  # by the device, so that they are bad
+    units_unwell: int = 0  # unit ids that do not answer, or only that they are not well
     error_last: str = ""
     errors_total: Counter[str] = field(default_factory=Counter)  # by kind
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import time
 from pathlib import Path
 
@@ -117,6 +118,18 @@ def test_snooze_and_maintenance_begin_and_end(plant: Path, capsys: Capture) -> N
     assert main(["events", "maintenance", str(plant), "press-2", "--end"]) == 0
     assert main(["events", "maintenance", str(plant), "press-2", "--end"]) == 69
     assert main(["events", "snooze", str(plant), "press-1", "--for", "a while"]) == 69
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files to others")
+def test_what_root_says_stays_the_services_to_change(plant: Path) -> None:
+    data = plant.parent / "data"
+    data.mkdir()
+    os.chown(data, 65534, 65534)
+    assert main(["events", "maintenance", str(plant), "press-1"]) == 0
+    assert main(["models", "key", str(plant)]) == 0
+    made = list(data.rglob("*"))
+    assert {path.name for path in made} >= {"models", "notes.json", "notes.lock", "model-key.pem"}
+    assert {path.stat().st_uid for path in made} == {65534}
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,13 @@ SYNTAX = [
 KEYS = [
     wrong("an unknown key", "host =", "hots =", 'line 15, [[source]] "press"',
           'unknown key "hots"', 'Did you mean "host"?', "host is missing", 'Add host = "192'),
+    wrong("a word where one of some numbers is due", "port = 502", 'data_bits = "0"', "data_bits"),
+    wrong("an endpoint for a host", '"192.168.1.10"', '"tcp://192.168.1.10"', "line 15",
+          "is no host", "the name or address alone"),
+    wrong("a host with its port", '"192.168.1.10"', '"plc:503"', "line 15",
+          'Write host = "plc" and port = 503.'),
+    wrong("an address that is none", '"192.168.1.10"', '"192.168.1.300"', "line 15",
+          "four numbers up to 255"),
     wrong("a NUL", 'map = "press.csv"', 'map = "press\\u0000.csv"', "line 17", "NUL character"),
     wrong("a lane that is none", 'bytes_max = "512MiB"',
           'bytes_max = "512MiB"\nage_max = { raws = "30d" }', "line 11", "age_max",

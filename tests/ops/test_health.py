@@ -6,6 +6,15 @@ from gateway.ops.health import health_of
 from tests.ops.fake_view import FakeView
 
 
+def test_a_device_that_is_connected_and_gives_nothing_is_said(view: FakeView) -> None:
+    stats = view.sources[0].stats
+    stats.connected, stats.tags_refused, stats.error_last = True, 3, "exception code 2"
+    said = health_of(view).warnings
+    assert "source press-plc: the device refuses 3 tags: exception code 2" in said
+    stats.units_unwell = 2
+    assert any("2 unit ids do not answer" in warning for warning in health_of(view).warnings)
+
+
 def test_all_is_well(view: FakeView) -> None:
     assert health_of(view).status == "ok"
     assert health_of(view).reasons == ()

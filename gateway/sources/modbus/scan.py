@@ -111,6 +111,7 @@ class Scanner(Asker):
         self.silence_s_max = 0.0  # so long without a value, and the session is over; 0: for ever
         self.heard_ns = 0  # the last value, or refusal of a device that is well; 0: none
         self._unwell_since_ns = 0  # 0: it is well
+        stats.tags_refused, stats.units_unwell = len(device.learned.alone), 0
 
     async def try_gap(self, spare_s: float) -> None:
         """Ask for two blocks as one where it is not known whether that is quicker.
@@ -209,6 +210,7 @@ class Scanner(Asker):
         if scan.has_learned:
             device.replan()
             await device.remember()
+        self._stats.tags_refused = len(device.learned.alone)
 
     def _give_up_if_unwell(self, scan: Scan) -> None:
         """Raise SourceLost where there is another address, and this one gives no values."""
@@ -278,6 +280,7 @@ class Scanner(Asker):
         scan.is_well = True
         if self._said_failing and self._said_failing.get(request.unit_id) == request:
             del self._said_failing[request.unit_id]
+            self._count_unwell()
             log.info("modbus.unit_well source=%s unit_id=%d", self._name, request.unit_id)
         if device.learned.alone:
             self._welcome_back(reader, scan)
@@ -477,7 +480,11 @@ class Scanner(Asker):
         unit_id = reader.request.unit_id
         if reader.failures >= FAILURES_DOUBTED and unit_id not in self._said_failing:
             self._said_failing[unit_id] = reader.request
+            self._count_unwell()
             log.warning("modbus.unit_unwell source=%s error=%s", self._name, error)
+
+    def _count_unwell(self) -> None:
+        self._stats.units_unwell = len(self._said_silent | self._said_failing.keys())
 
     def _say_refused(self, refused: Sequence[tuple[int, DeviceRefused]]) -> None:
         names = ",".join(self._tag(row) for row, _ in refused[:_TAGS_NAMED_MAX])
@@ -502,6 +509,7 @@ class Scanner(Asker):
         for unit_id in self._said_silent - silent:
             log.info("modbus.unit_answers source=%s unit_id=%d", self._name, unit_id)
         self._said_silent = set(silent)
+        self._count_unwell()
 
     def _tag(self, row: int) -> str:
         return f"{self._device.rows[row].asset}.{self._device.rows[row].tag}"

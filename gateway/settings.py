@@ -143,7 +143,7 @@ class Secret:
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
             raise SluicegateError(
-                f"cannot read the secret file {path}: {reason}",
+                f"cannot read the secret file {path.absolute()}: {reason}",
                 hint="create it, readable by the service's user, or change the configuration",
             ) from error
 

@@ -41,9 +41,9 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--units", default="1-10", help='unit ids to try, such as "1,3,20-30"')
     parser.add_argument("--addresses", default="0-499", help='such as "0-499" or "40000-40199"')
     parser.add_argument("--looks", type=int, default=5, help="how often to look at what changes")
-    parser.add_argument("--every", type=float, default=1.0, help="seconds between two looks")
-    parser.add_argument("--pause", type=float, default=0.02, help="seconds after each request")
-    parser.add_argument("--time", type=float, default=120.0, help="most seconds in all")
+    parser.add_argument("--every", type=_seconds, default=1.0, help='between two looks ("1s")')
+    parser.add_argument("--pause", type=_seconds, default=0.02, help='after each request ("20ms")')
+    parser.add_argument("--time", type=_seconds, default=120.0, help='in all, at most ("2m")')
     parser.add_argument(
         "--sunspec", action="store_true", help="ask for SunSpec models, and print their map"
     )
@@ -63,6 +63,20 @@ def _run(options: argparse.Namespace) -> int:
     if options.sunspec:
         return asyncio.run(prober.run_sunspec(units))
     return asyncio.run(prober.run(units, addresses, options.looks, options.every))
+
+
+def _seconds(text: str) -> float:
+    """A duration; a bare number is of seconds."""
+    from gateway.settings import parse_duration
+
+    try:
+        return float(text)
+    except ValueError:
+        pass
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _numbers(text: str, most: int) -> list[int]:

@@ -212,6 +212,11 @@ def _check_mqtt(found: Findings, path: KeyPath, source: MqttSettings, base: Path
     first: dict[str, int] = {}
     for number, topic in enumerate(source.topics):
         _check_topic(found, (*path, "topic", number), topic)
+        for name, field in topic.fields.items():
+            if field.low is not None and field.high is not None and field.low > field.high:
+                where = (*path, "topic", number, "fields", name, "low")
+                what = f"low = {field.low:g} is above high = {field.high:g}"
+                found.problem(where, what, "Exchange them.")
         earlier = first.setdefault(_NAMED_LEVEL.sub("+", topic.pattern), number)
         if earlier != number:
             line = found.document.line((*path, "topic", earlier))

@@ -78,6 +78,8 @@ KEYS = [
           'Write host = "plc" and port = 503.'),
     wrong("an address that is none", '"192.168.1.10"', '"192.168.1.300"', "line 15",
           "four numbers up to 255"),
+    wrong("limits the wrong way round", 'eng_unit = "degC"',
+          'eng_unit = "degC"\nlow = 80\nhigh = 60', "line 32", "low = 80 is above high = 60"),
     wrong("a NUL", 'map = "press.csv"', 'map = "press\\u0000.csv"', "line 17", "NUL character"),
     wrong("a lane that is none", 'bytes_max = "512MiB"',
           'bytes_max = "512MiB"\nage_max = { raws = "30d" }', "line 11", "age_max",

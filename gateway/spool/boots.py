@@ -136,6 +136,11 @@ class Boots:
         if self._is_unsaved or not self._is_loaded:
             self.save(self.all(), in_memory=False)
 
+    @property
+    def known(self) -> object:
+        """Another one whenever something else is known."""
+        return self._boots
+
     def all(self) -> dict[int, Boot]:
         """A copy, oldest first."""
         return dict(self._boots)

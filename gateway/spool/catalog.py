@@ -163,6 +163,8 @@ class Segment:
         self.missing_counted: tuple[int, int] | None = None
         self.damaged: dict[int, int] = {}  # records that could not be read, and their samples
         self.bad_blocks: set[int] = set()  # that the device cannot read any more
+        # `Catalog.times_ns`, with the summary and the boots that it was found by.
+        self.times_known: tuple[Summary, object, tuple[int, int]] | None = None
 
 
 def segment_path(directory: Path, lane: Lane, number: int) -> Path:
@@ -253,11 +255,16 @@ class Catalog:
         low, high = segment.summary.t_ns_min, segment.summary.t_ns_max
         if not segment.summary.has_provisional or low > high:
             return low, high
+        summary, boots, known = segment.summary, self.boots.known, segment.times_known
+        if known is not None and known[0] is summary and known[1] is boots:
+            return known[2]
         index = self.contents(segment).index
         index = index[index["samples_end"] > index["samples_before"]]
-        if not len(index):
-            return low, high
-        return int(self.times(index, "t_ns_min").min()), int(self.times(index, "t_ns_max").max())
+        if len(index):
+            low = int(self.times(index, "t_ns_min").min())
+            high = int(self.times(index, "t_ns_max").max())
+        segment.times_known = summary, boots, (low, high)
+        return low, high
 
     def times(self, index: IndexArray, column: str) -> TimeArray:
         """A column of times of an index, as far as is known by now."""

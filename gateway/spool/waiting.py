@@ -114,7 +114,7 @@ class Waiting:
             if boot and not self._boots[boot].is_known
         }
         spans: dict[int, _Span] = {}
-        for index in indexes.values():
+        for index in indexes.values() if waiting else ():
             boots, is_known = index["boot"], index["boot"] == 0
             _, first = np.unique(boots, return_index=True)
             for boot in boots[np.sort(first)].tolist():

@@ -12,8 +12,8 @@ from gateway.frame import Lane
 from tests.spool.simulated_disk import PowerCut, SimulatedDisk, SimulatedFile
 from tests.spool.worlds import World, small_settings
 
-SEEDS = 600
-SEEDS_LONG = 40  # lives in which every file is written several times over
+SEEDS = 300
+SEEDS_LONG = 20  # lives in which every file is written several times over
 
 
 def live_and_die(seed: int, *, lives: int = 4, steps: int = 100, commits: int = 12) -> World:

@@ -46,7 +46,7 @@ def segment_paths(world: World, lane: Lane) -> list[Path]:
 
 @pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])
 def test_failing_calls_lose_and_repeat_nothing(code: int) -> None:
-    for seed in range(50):
+    for seed in range(25):
         rng = random.Random(seed)
         disk = SimulatedDisk()
         world = World(rng, disk, small_settings(bytes_max=rng.choice((8, 200)) * 8192))
@@ -142,7 +142,7 @@ def test_a_record_that_fits_no_segment_gets_a_file_of_its_own() -> None:
 
 
 def test_rotten_bits_cost_what_is_counted_and_the_rest_is_served() -> None:
-    for seed in range(60):
+    for seed in range(30):
         world = filled(seed, commits=25, sync_derived=True)
         rng = random.Random(seed)
         world.store.close()

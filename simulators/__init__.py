@@ -19,4 +19,5 @@ comes from a seed: the same seed and number of steps give the same values.
     cli.py        `sluicegate simulate line|greenhouse`
     training.py   pump records as arrays, much faster than they happen
     proxy.py      a TCP proxy that delays, cuts, stalls, dribbles and corrupts
+    serving.py    a TCP server for as long as a block lasts; connections that are reset
 """

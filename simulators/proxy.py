@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import random
-import socket
-import struct
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
+
+from simulators.serving import reset, serving
 
 __all__ = ["Direction", "FaultProxy", "fault_proxy"]
 
@@ -44,7 +44,7 @@ class _Link:
 
     def reset(self) -> None:
         for writer in (self.client, self.server):
-            _reset(writer)
+            reset(writer)
 
 
 @dataclass(slots=True)
@@ -130,13 +130,13 @@ class FaultProxy:
         """One connection, from the client's to its end."""
         self.connections_total += 1
         if self._down:
-            _reset(writer)
+            reset(writer)
             return
         try:
             async with asyncio.timeout(_CONNECT_S):
                 target = await asyncio.open_connection(self.target_host, self.target_port)
         except OSError:  # a TimeoutError too
-            _reset(writer)
+            reset(writer)
             return
         for end in (writer, target[1]):
             end.transport.set_write_buffer_limits(_BUFFER_BYTES)
@@ -212,41 +212,20 @@ async def fault_proxy(
 ) -> AsyncIterator[FaultProxy]:
     """A proxy in front of a server until the block is left; then every connection is reset."""
     proxy = FaultProxy(target_host, target_port, seed, host)
-    serving: set[asyncio.Task[None]] = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        serving.add(task)
         try:
             await proxy.serve(reader, writer)
         except asyncio.CancelledError:
-            _reset(writer)  # the proxy ends, and asyncio's own callback wants no cancelled task
-        finally:
-            serving.discard(task)
+            reset(writer)  # the proxy ends, perhaps before there was a link
+            raise
 
-    server = await asyncio.start_server(serve, host, port)
-    proxy.port = server.sockets[0].getsockname()[1]
-    try:
-        yield proxy
-    finally:
-        server.close()
-        proxy.cut()
-        for task in serving:
-            task.cancel()
-        if serving:
-            await asyncio.wait(serving)
-        await server.wait_closed()
+    async with serving(serve, host, port) as proxy.port:
+        try:
+            yield proxy
+        finally:
+            proxy.cut()
 
 
 def _directions(direction: Direction) -> tuple[str, ...]:
     return ("to_server", "to_client") if direction == "both" else (direction,)
-
-
-def _reset(writer: asyncio.StreamWriter) -> None:
-    """Close with RST instead of FIN."""
-    connection = writer.get_extra_info("socket")
-    if connection is not None and connection.fileno() >= 0:
-        # Linger for 0 s: the kernel drops what is unsent and sends RST.
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    writer.transport.abort()

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-import socket
-import struct
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+
+from simulators.serving import reset, serving
 
 __all__ = ["WIRE_FAULTS", "relay"]
 
@@ -59,7 +59,7 @@ class _Link:
         if self._is_mute:
             return True
         if self._draws("reset"):
-            self._reset()
+            reset(self._client)
             return False
         if self._draws("held"):
             self._held += data
@@ -69,7 +69,7 @@ class _Link:
             self._client.write(data[: len(data) // 2])
             await self._client.drain()
             await asyncio.sleep(_PARTIAL_S)
-            self._reset()
+            reset(self._client)
             return False
         await self._send(data)
         return not self._draws("close")
@@ -95,11 +95,6 @@ class _Link:
             self._client.write(piece)
             await self._client.drain()
 
-    def _reset(self) -> None:
-        connection = self._client.get_extra_info("socket")
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self._client.transport.abort()
-
 
 @asynccontextmanager
 async def relay(
@@ -107,21 +102,8 @@ async def relay(
 ) -> AsyncIterator[int]:
     """Pass connections on to a port of this machine until the block ends; the own port."""
     rng = random.Random(seed)
-    serving: set[asyncio.Task[None]] = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        serving.add(task)
-        try:
-            await _serve(reader, writer)
-        except (OSError, asyncio.CancelledError):
-            pass  # an end is gone, or the relay
-        finally:
-            serving.discard(task)
-            writer.close()
-
-    async def _serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         answers, device = await asyncio.open_connection("127.0.0.1", target_port)
         link = _Link(draws, rng, writer)
         ways = [
@@ -138,13 +120,5 @@ async def relay(
                     await way
             device.close()
 
-    server = await asyncio.start_server(serve, host, port)
-    try:
-        yield server.sockets[0].getsockname()[1]
-    finally:
-        server.close()
-        for task in serving:
-            task.cancel()
-        if serving:
-            await asyncio.wait(serving)
-        await server.wait_closed()
+    async with serving(serve, host, port) as own:
+        yield own

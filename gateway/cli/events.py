@@ -15,6 +15,7 @@ from gateway.cli.query import time_ns, time_text
 from gateway.errors import SluicegateError
 
 if TYPE_CHECKING:
+    from gateway.config.load import Config
     from gateway.inference.events import AnomalyEvent
     from gateway.inference.notes import Notes
 
@@ -67,8 +68,11 @@ def _names_asset(parser: argparse.ArgumentParser) -> None:
 
 
 def _list(options: argparse.Namespace) -> int:
-    notes = _notes(options.config)
-    events = _events(options.config, options.start)
+    from gateway.config.load import load
+
+    config = load(options.config)
+    notes = _notes(config)
+    events = _events(config, options.start)
     events = [event for event in events if event.is_open or not options.open]
     if options.json:
         for event in events:
@@ -86,10 +90,12 @@ def _list(options: argparse.Namespace) -> int:
 
 
 def _ack(options: argparse.Namespace) -> int:
-    start = options.at or "3650d"
+    from gateway.config.load import load
+
+    config, start = load(options.config), options.at or "3650d"
     found = [
         event
-        for event in _events(options.config, start)
+        for event in _events(config, start)
         if event.asset == options.asset and options.model in ("", event.model)
     ]
     if options.at:
@@ -104,7 +110,7 @@ def _ack(options: argparse.Namespace) -> int:
     verdict = "normal" if options.normal else "fault" if options.fault else ""
     # An event that is still open is judged as far as it goes; to be said anew once it is over.
     end_ns = time.time_ns() if event.is_open else event.end_ns
-    _notes(options.config).acknowledge(
+    _notes(config).acknowledge(
         event.model,
         event.asset,
         event.start_ns,
@@ -129,11 +135,13 @@ def _maintenance(options: argparse.Namespace) -> int:
 
 
 def _begin_or_end(options: argparse.Namespace, kind: str, span: str | None) -> int:
+    from gateway.config.load import load
     from gateway.inference.notes import FOREVER_NS
     from gateway.settings import parse_duration
 
-    _check_names(options)
-    notes, now_ns = _notes(options.config), time.time_ns()
+    config = load(options.config)
+    _check_names(config, options)
+    notes, now_ns = _notes(config), time.time_ns()
     if options.end:
         notes.end(kind, options.asset, now_ns=now_ns, model=options.model)
         print(f"{options.asset}: {kind} ended")
@@ -159,13 +167,11 @@ def _begin_or_end(options: argparse.Namespace, kind: str, span: str | None) -> i
     return 0
 
 
-def _check_names(options: argparse.Namespace) -> None:
+def _check_names(config: Config, options: argparse.Namespace) -> None:
     """Raise SluicegateError for a model or an asset that the configuration cannot have."""
     from gateway.config.explain import did_you_mean
-    from gateway.config.load import load
     from gateway.config.planned import can_both_match
 
-    config = load(options.config)
     models = {model.name for model in config.settings.models}
     if options.model and options.model not in models:
         hint = did_you_mean(options.model, models) or f"there are {', '.join(models) or 'none'}"
@@ -177,22 +183,20 @@ def _check_names(options: argparse.Namespace) -> None:
         raise SluicegateError(f"there is no asset {options.asset!r}", hint=hint)
 
 
-def _notes(config: Path) -> Notes:
-    from gateway.config.load import load
+def _notes(config: Config) -> Notes:
     from gateway.inference.notes import NOTES_FILE, Notes
 
-    return Notes(load(config).settings.gateway.data_dir / "models" / NOTES_FILE)
+    return Notes(config.settings.gateway.data_dir / "models" / NOTES_FILE)
 
 
-def _events(config: Path, start: str) -> Sequence[AnomalyEvent]:
+def _events(config: Config, start: str) -> Sequence[AnomalyEvent]:
     """By their start."""
-    from gateway.config.load import load
     from gateway.frame import Lane
     from gateway.inference.records import Records
     from gateway.spool.history import History
     from gateway.tag import TagTable
 
-    settings = load(config).settings.gateway
+    settings = config.settings.gateway
     table = TagTable(settings.tags_max * 10)
     history = History.open_readonly(settings.data_dir / "spool", table)
     begin_ns = time_ns(start) - 10**9

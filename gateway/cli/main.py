@@ -68,6 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EX_UNAVAILABLE
 
 
+# By itself, because what it prints of an error may meet a closed pipe, too: what is raised in one
+# `except` clause is not caught by those beside it.
 def _main(arguments: Sequence[str] | None) -> int:
     options = command_line().parse_args(arguments)
     # Before numpy is imported. Our matrices are small; the threads of a pool only wait for each

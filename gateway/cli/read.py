@@ -21,6 +21,16 @@ __all__ = ["add_columns", "add_parser", "rows_of", "value_text"]
 
 # A person's question; a plant's worth is for the gateway.
 VALUES_MAX = 2000
+# The columns of a register map that are options, and how they are called.
+_COLUMNS = {
+    "unit_id": "--unit",
+    "table": "--table",
+    "data_type": "--type",
+    "byte_order": "--order",
+    "length": "--length",
+    "scale": "--scale",
+    "offset": "--offset",
+}
 
 
 def add_parser(subparsers: Any) -> None:
@@ -58,11 +68,10 @@ def rows_of(options: argparse.Namespace, addresses: list[str], count: int) -> li
 
     if options.register_map is not None:
         return _mapped(options.register_map, addresses)
-    columns = ("unit_id", "table", "data_type", "byte_order", "length", "scale", "offset")
-    given = {column: value for column in columns if (value := getattr(options, column)) != ""}
+    given = {column: value for column in _COLUMNS if (value := getattr(options, column)) != ""}
     rows = []
     for address in addresses:
-        first = row_at(address, **given)
+        first = row_at(address, given, _COLUMNS)
         if first.data_type == "string" and not first.length:
             raise SluicegateError("a string has no length", hint="add --length 8")
         step = width_of(first)

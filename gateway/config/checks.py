@@ -390,9 +390,11 @@ def _check_hosts(found: Findings, sources: Mapping[int, ModbusSettings | MqttSet
     """Two connections to one device, or two clients that throw each other out of a broker."""
     first: dict[tuple[str, str], int] = {}
     for index, source in sources.items():
-        if mend := _host_mend(str(getattr(source, "host", "") or "h")):
+        if isinstance(source, (ModbusTcpSettings, MqttSettings)) and (
+            mend := _host_mend(source.host)
+        ):
             where: KeyPath = ("source", index, "host")
-            found.problem(where, f"host = {toml_text(source.host)} is no host", mend)  # type: ignore[union-attr]  # it has one
+            found.problem(where, f"host = {toml_text(source.host)} is no host", mend)
         if isinstance(source, ModbusSettings):
             key = ("modbus", source.address.lower())
         else:
@@ -401,7 +403,7 @@ def _check_hosts(found: Findings, sources: Mapping[int, ModbusSettings | MqttSet
         if earlier == index:
             continue
         line = found.document.line(("source", earlier))
-        other = f"the [[source]] at line {line}"
+        rival, other = sources[earlier], f"the [[source]] at line {line}"
         if isinstance(source, ModbusRtuSettings):
             what = f"{source.address} is also read by {other}"
             mend = "A line has one master; put both maps into one."
@@ -410,7 +412,7 @@ def _check_hosts(found: Findings, sources: Mapping[int, ModbusSettings | MqttSet
             what = f"{source.address} is also read by {other}"
             mend = "Many devices take one connection only; put both maps into one."
             found.warn(("source", index, "host"), what, mend)
-        elif source.client_id and source.client_id == getattr(sources[earlier], "client_id", ""):
+        elif isinstance(rival, MqttSettings) and source.client_id == rival.client_id != "":
             what = f"client_id = {toml_text(source.client_id)} is also used by {other}"
             mend = "The broker would throw out one for the other; give each its own."
             found.problem(("source", index, "client_id"), what, mend)

@@ -33,7 +33,7 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -47,7 +47,7 @@ from gateway.settings import Secret
 from gateway.sinks import Receipt, Sink
 from gateway.sinks.budget import Budget
 from gateway.sinks.deadletters import DeadLetters
-from gateway.sinks.search import Search, points_of
+from gateway.sinks.search import Proof, Search, points_of
 from gateway.sinks.selection import Selection
 from gateway.spool.reader import Backlog, Batch
 from gateway.tag import Tags
@@ -68,8 +68,6 @@ LONE_FAILURES_MAX = 3
 # A batch that misses its deadline this often is too much for the link; this little is not.
 SLOW_FAILURES_MAX = 3
 SLOW_SAMPLES_MIN = 100
-# After so many points in a row that are refused without a word on why another one is sent again.
-REFUSED_IN_A_ROW_MAX = 3
 # A path that ends connections this often, when something is sent on them, may bear only less.
 CUT_FAILURES_MAX = 4
 # A limit met by chance is left behind in fifty batches; a lasting one is met once in fourteen.
@@ -78,8 +76,8 @@ GROWTH = 1.05
 PAUSE_MAX_S = 10.0
 # How often it is asked whether the next hour has begun, or an event has come.
 BUDGET_POLL_S = 1.0
+# How often, in a pause, secrets are looked at, and how far behind the sink is.
 SECRET_POLL_S = 1.0
-LAG_PERIOD_S = 1.0
 
 
 class Reader(Protocol):
@@ -120,32 +118,6 @@ class Link:
 
 class _BudgetUsed(Exception):
     """What the link may carry in this hour or day is used up, in the middle of a batch."""
-
-
-@dataclass(slots=True)
-class _Proof:
-    """Points that were refused by themselves, and whether the server took others."""
-
-    suspects: list[tuple[Frame, str]] = field(default_factory=list)  # with what was said to them
-    is_given: bool = False
-    refused: int = 0  # suspects in a row
-
-    def see(self, trouble: SinkError | None) -> None:
-        """What became of some points: taken, or refused for what they are."""
-        if trouble is None or (isinstance(trouble, SinkRejected) and trouble.is_certain):
-            self.is_given, self.refused = True, 0
-
-    def suspect(self, part: Frame, reason: str) -> None:
-        """One more; of many in a row some may come after the server began to refuse everything."""
-        self.suspects.append((part, reason))
-        self.refused += 1
-        if self.refused >= REFUSED_IN_A_ROW_MAX:
-            self.is_given, self.refused = False, 0
-
-    def take(self) -> list[tuple[Frame, str]]:
-        """The suspects, which are convicted."""
-        convicted, self.suspects = self.suspects, []
-        return convicted
 
 
 class Delivery:
@@ -252,7 +224,7 @@ class Delivery:
                 self._stats.retries_total += 1
                 self._refresh_lag()
                 pause_s = _jittered(PARKED_RETRY_FIRST_S, PARKED_RETRY_MAX_S, rounds)
-                await self._wait_for_a_person(pause_s)
+                await self._pause(pause_s, self._secrets)
                 rounds += 1
                 if await self._takes_any(frame):
                     break
@@ -262,7 +234,7 @@ class Delivery:
         trouble = await self._send(frame, SAME_FAILURES_MAX)
         if trouble is None:
             return None
-        search, proof = Search(points_of(frame, self._table)), _Proof()
+        search, proof = Search(points_of(frame, self._table)), Proof()
         part = frame
         while True:
             proof.see(trouble)
@@ -290,7 +262,7 @@ class Delivery:
         trouble: SinkError | None,
         frame: Frame,
         part: Frame,
-        proof: _Proof,
+        proof: Proof,
     ) -> None:
         """Tell the search what became of `part`; bury it where that is all there is to do."""
         match trouble:
@@ -312,8 +284,7 @@ class Delivery:
             ):
                 search.acquitted()
             case SinkRejected() if search.is_lone:
-                proof.suspect(part, str(trouble))
-                proof.see(trouble)
+                proof.suspect(part, trouble)
                 search.done()
             case _ if search.is_lone:
                 await self._bury(part, dict.fromkeys(range(len(part)), str(trouble)))
@@ -331,7 +302,7 @@ class Delivery:
                 return True
         return False
 
-    async def _is_proved(self, proof: _Proof, frame: Frame, search: Search) -> bool:
+    async def _is_proved(self, proof: Proof, frame: Frame, search: Search) -> bool:
         """Whether the server takes others than the suspects, if there are any."""
         if proof.suspects and not proof.is_given:
             proof.is_given = await self._takes_others(frame, search)
@@ -385,37 +356,24 @@ class Delivery:
             self._failures += 1
             self._stats.retries_total += 1
             self._refresh_lag()
-            if state == "parked":
-                await self._wait_for_a_person(pause_s)
-            else:
-                await self._pause(pause_s)
+            await self._pause(pause_s, self._secrets if state == "parked" else ())
             too_slow = slow >= SLOW_FAILURES_MAX and len(frame) > SLOW_SAMPLES_MIN
             if faults >= patience or too_slow or cuts >= CUT_FAILURES_MAX:
                 return trouble
 
-    async def _wait_for_a_person(self, pause_s: float) -> None:
-        """Pause; a secret whose file was written anew is tried at once."""
-        if not self._secrets:
-            await self._pause(pause_s)
-            return
-        before = await asyncio.to_thread(self._stamps)
-        loop = asyncio.get_running_loop()
-        end_s = loop.time() + pause_s
-        while (left_s := end_s - loop.time()) > 0:
-            await self._pause(min(left_s, SECRET_POLL_S))
-            if await asyncio.to_thread(self._stamps) != before:
-                return
+    async def _pause(self, pause_s: float, secrets: Sequence[Secret] = ()) -> None:
+        """Sleep, and go on saying how far behind the sink is.
 
-    async def _pause(self, pause_s: float) -> None:
-        """Sleep, and go on saying how far behind the sink is."""
+        It ends as soon as the file of one of the secrets is written anew.
+        """
+        before = await _stamps(secrets)
         loop = asyncio.get_running_loop()
         end_s = loop.time() + pause_s
         while (left_s := end_s - loop.time()) > 0:
-            await asyncio.sleep(min(left_s, LAG_PERIOD_S))
+            await asyncio.sleep(min(left_s, SECRET_POLL_S))
             self._refresh_lag()
-
-    def _stamps(self) -> list[tuple[int, int] | None]:
-        return [secret.stamp() for secret in self._secrets]
+            if await _stamps(secrets) != before:
+                return
 
     async def _write(self, frame: Frame) -> Receipt:
         """What the sink says; a defect in it counts as a failure that these rows may cause."""
@@ -500,6 +458,13 @@ class Delivery:
         self._stats.lag_samples = backlog.samples
         age_ns = self._clock.utc_ns() - backlog.oldest_ns
         self._stats.lag_s = max(0.0, age_ns / 1e9) if backlog.samples else 0.0
+
+
+async def _stamps(secrets: Sequence[Secret]) -> list[tuple[int, int] | None]:
+    """What is another once the file of a secret is written anew."""
+    if not secrets:
+        return []
+    return await asyncio.to_thread(lambda: [secret.stamp() for secret in secrets])
 
 
 def _jittered(first_s: float, max_s: float, failures: int) -> float:

@@ -3,21 +3,29 @@
 What is accepted is done. What is refused is halved until one point stands alone; behind it all
 the rest is tried at once. A bad point among n costs at most log2 n + 1 refusals, and every good
 point is accepted once. Pure: whoever sends says what became of it and asks what to try next.
+
+A point that is refused by itself is only a suspect where the refusal does not say that it is about
+the data; `Proof` keeps it until the server has taken another one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
+from gateway.errors import SinkError, SinkRejected
 from gateway.frame import BoolArray, Frame
 from gateway.tag import Tags
 
-__all__ = ["Search", "points_of"]
+__all__ = ["Proof", "Search", "points_of"]
 
 PointArray = npt.NDArray[np.intp]
+
+# After so many points in a row that are refused without a word on why another one is sent again.
+REFUSED_IN_A_ROW_MAX = 3
 
 
 class Search:
@@ -85,6 +93,34 @@ class Search:
     def _rows(self, start: int, stop: int) -> BoolArray:
         rows: BoolArray = (self._points >= start) & (self._points < stop)
         return rows
+
+
+@dataclass(slots=True)
+class Proof:
+    """Points that were refused by themselves, and whether the server took others."""
+
+    suspects: list[tuple[Frame, str]] = field(default_factory=list)  # with what was said to them
+    is_given: bool = False
+    refused: int = 0  # suspects in a row
+
+    def see(self, trouble: SinkError | None) -> None:
+        """What became of some points: taken, or refused for what they are."""
+        if trouble is None or (isinstance(trouble, SinkRejected) and trouble.is_certain):
+            self.is_given, self.refused = True, 0
+
+    def suspect(self, part: Frame, refusal: SinkRejected) -> None:
+        """One more; of many in a row some may come after the server began to refuse everything."""
+        self.suspects.append((part, str(refusal)))
+        if refusal.is_certain:
+            return
+        self.refused += 1
+        if self.refused >= REFUSED_IN_A_ROW_MAX:
+            self.is_given, self.refused = False, 0
+
+    def take(self) -> list[tuple[Frame, str]]:
+        """The suspects, which are convicted."""
+        convicted, self.suspects = self.suspects, []
+        return convicted
 
 
 def points_of(frame: Frame, table: Tags) -> PointArray:

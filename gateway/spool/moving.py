@@ -7,7 +7,6 @@ overwrite what is changed here. So the lock is held from the first look to the l
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 
 from gateway.errors import SpoolError, SpoolLocked
 from gateway.frame import Lane
+from gateway.owners import give_to_owner
 from gateway.spool.catalog import Catalog
 from gateway.spool.cursor import SUFFIX, Cursor
 from gateway.spool.disk import Disk
@@ -105,7 +105,7 @@ class Mover:
             return
         self._disk.make_directory(cursor.path.parent)
         cursor.save(self._disk)
-        _give_to_owner(self._directory, cursor.path.parent, cursor.path)
+        give_to_owner(self._directory / "lock", cursor.path.parent, cursor.path)
 
     def _cursor(self, sink: str) -> Cursor:
         cursor = Cursor(self._directory / "cursors" / (sink + SUFFIX))
@@ -136,14 +136,3 @@ def place_at(catalog: Catalog, lane: Lane, t_ns: int) -> int:
             if late.any():
                 return int(row["samples_before"]) + int(np.argmax(late))
     return catalog.samples_end(lane)
-
-
-def _give_to_owner(directory: Path, *paths: Path) -> None:
-    """What root creates in the service's folder must stay the service's."""
-    if os.geteuid() != 0:
-        return
-    with contextlib.suppress(OSError):
-        owner = directory.stat()
-        for path in (directory / "lock", *paths):
-            if path.stat().st_uid != owner.st_uid:
-                os.chown(path, owner.st_uid, owner.st_gid)

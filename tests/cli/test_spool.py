@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -141,6 +143,21 @@ def test_beside_a_running_gateway_a_cursor_is_not_moved(
         lock.close()
     assert "stop it first" in capsys.readouterr().err
     assert place_of(directory) == 300
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files to others")
+def test_what_root_moves_stays_the_services_to_move(plant: Path, spool_of: Fill) -> None:
+    directory = spool_of()
+    shutil.rmtree(directory / "cursors")
+    (directory / "lock").unlink()
+    os.chown(directory, 65534, 65534)
+    assert (
+        main(["spool", "skip", str(plant), "plant", "--to", "newest", "--lane", "raw", "--yes"])
+        == 0
+    )
+    made = [directory / "lock", directory / "cursors", *(directory / "cursors").iterdir()]
+    assert len(made) == 3
+    assert {path.stat().st_uid for path in made} == {65534}
 
 
 def test_a_sink_that_nobody_knows_is_refused(plant: Path, spool_of: Fill, capsys: Capture) -> None:

@@ -6,7 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.sinks.search import Search, points_of
+from gateway.errors import SinkRejected
+from gateway.sinks.search import REFUSED_IN_A_ROW_MAX, Proof, Search, points_of
 from gateway.tag import TagTable
 from tests.samples import make_frame, make_tag
 
@@ -78,3 +79,33 @@ def test_rows_are_numbered_by_series_and_time(rows: list[tuple[int, int]]) -> No
     number: dict[tuple[int, int], int] = {}
     expected = [number.setdefault((t, tag % 2), len(number)) for t, tag in rows]
     assert points.tolist() == expected
+
+
+def test_suspects_are_convicted_once_another_point_was_taken() -> None:
+    proof, part = Proof(), make_frame([(0.0, 0, 1.0)])
+    proof.suspect(part, SinkRejected("400", is_certain=False))
+    assert not proof.is_given
+    proof.see(SinkRejected("400", is_certain=False))
+    assert not proof.is_given
+    proof.see(None)
+    assert proof.is_given
+    assert proof.take() == [(part, "400")]
+    assert proof.take() == []
+
+
+def test_after_many_refusals_in_a_row_another_point_must_be_taken() -> None:
+    proof, part = Proof(), make_frame([(0.0, 0, 1.0)])
+    proof.see(None)
+    for _ in range(REFUSED_IN_A_ROW_MAX):
+        assert proof.is_given
+        proof.suspect(part, SinkRejected("400", is_certain=False))
+    assert not proof.is_given
+
+
+def test_what_is_certainly_about_the_data_needs_no_other_point() -> None:
+    proof, part = Proof(), make_frame([(0.0, 0, 1.0)])
+    for _ in range(2 * REFUSED_IN_A_ROW_MAX):
+        refusal = SinkRejected("field type conflict")
+        proof.see(refusal)
+        proof.suspect(part, refusal)
+        assert proof.is_given

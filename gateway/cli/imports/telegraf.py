@@ -52,8 +52,8 @@ _WORKAROUNDS = {
     "pause_after_connect": ("connect_pause", str),
 }
 # Of what Go calls a duration, as in "1m30s".
-_GO_DURATION = re.compile(r"(?:\d+(?:\.\d*)?(?:h|ms|m|s|us|\u00b5s|ns))+")
 _GO_PART = re.compile(r"(\d+(?:\.\d*)?)(h|ms|m|s|us|\u00b5s|ns)")
+_GO_DURATION = re.compile(f"(?:{_GO_PART.pattern})+")
 _GO_SECONDS = {
     "h": 3600.0,
     "m": 60.0,

@@ -45,16 +45,7 @@ _REFERENCES = {
     "3": Table.INPUT_REGISTER,
     "4": Table.HOLDING_REGISTER,
 }
-# Of the commands, by the column that they are.
-_OPTIONS = {
-    "unit_id": "--unit",
-    "table": "--table",
-    "data_type": "--type",
-    "byte_order": "--order",
-    "length": "--length",
-    "scale": "--scale",
-    "offset": "--offset",
-}
+_NO_COLUMNS: Mapping[str, Any] = {}
 _HINT = "such as tcp://192.168.1.10:502 or rtu:///dev/ttyUSB0?baud_rate=19200&parity=even"
 
 
@@ -93,31 +84,36 @@ def settings_at(endpoint: str) -> ModbusSettings:
         raise SluicegateError(f"{endpoint!r}: {where}: {said}", hint=hint) from error
 
 
-def row_at(address: str, **given: Any) -> RegisterRow:
+def row_at(
+    address: str,
+    given: Mapping[str, Any] = _NO_COLUMNS,
+    called: Mapping[str, str] = _NO_COLUMNS,
+) -> RegisterRow:
     """The row of an address: "40101", "400101", "holding_register:100" or "100".
 
-    `given` are other columns of a register map. With a table among them a bare number is an
-    address, also one that looks like a reference.
+    `given` are other columns of a register map, `called` what they are called where they were
+    given. With a table among them a bare number is an address, also one that looks like a
+    reference. Raises SluicegateError.
     """
     table, colon, number = address.rpartition(":")
     is_bare = not colon and "table" not in given
     is_reference = is_bare and len(number) in (5, 6) and number[:1] in _REFERENCES
+    columns: dict[str, Any] = {"asset": "at", "tag": address, **given}
     if is_reference and number.isdecimal():
-        given |= {"table": _REFERENCES[number[0]], "address": int(number[1:]) - 1}
+        columns |= {"table": _REFERENCES[number[0]], "address": int(number[1:]) - 1}
     else:
-        given |= {"address": number} | ({"table": table} if colon else {})
-    if given.get("table") in (Table.COIL, Table.DISCRETE_INPUT):
-        given["data_type"] = RegisterType.BOOL
+        columns |= {"address": number} | ({"table": table} if colon else {})
+    if columns.get("table") in (Table.COIL, Table.DISCRETE_INPUT):
+        columns["data_type"] = RegisterType.BOOL
     try:
-        return RegisterRow.model_validate({"asset": "at", "tag": address} | given)
+        return RegisterRow.model_validate(columns)
     except ValidationError as error:
         found = error.errors(include_url=False)[0]
         column = ".".join(map(str, found["loc"]))
-        option = _OPTIONS.get(column)
-        if option is not None and column in given:
-            said = f"{option} {given[column]}: {found['msg']}"
+        if column in called and column in columns:
+            said = f"{called[column]} {columns[column]}: {found['msg']}"
             raise SluicegateError(said, hint="see --help") from error
         raise SluicegateError(
             f"{address!r}: {column}: {found['msg']}",
-            hint="write 40001, holding_register:0 or, with --table, 0",
+            hint=f"write 40001, holding_register:0 or, with {called.get('table', 'a table')}, 0",
         ) from error

@@ -65,11 +65,6 @@ class Patience:
         return not self._pauses
 
     @property
-    def has_silent(self) -> bool:
-        """Whether there are `silent_units`."""
-        return bool(self._silent)
-
-    @property
     def silent_units(self) -> frozenset[int]:
         return frozenset(self._silent)
 

@@ -15,13 +15,13 @@ What goes wrong with a block costs that block; its tags get a bad quality with t
                        answered, the plan is cut in its middle
     reset              the same, but first the request is tried once more
 
-`gateway.sources.modbus.patience` decides how long a while is.
+`gateway.sources.modbus.patience` decides how long a while is, and `gateway.sources.modbus.said`
+tells the log.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -37,12 +37,10 @@ from gateway.sources.modbus.brackets import Bracket
 from gateway.sources.modbus.client import ConnectionClosed, ResponseTimeout
 from gateway.sources.modbus.device import BlockReader, Device
 from gateway.sources.modbus.gaps import PASSED_OVER_MAX
-from gateway.sources.modbus.wire import Request
+from gateway.sources.modbus.said import Said
 from gateway.tag import Quality
 
 __all__ = ["NOT_WELL", "Scan", "Scanner"]
-
-log = logging.getLogger(__name__)
 
 # A refused block of 125 tags takes up to 248 refusals to take apart. A serial line answers some
 # twenty a second, so that a scan stays within seconds; the next one goes on from there.
@@ -53,7 +51,6 @@ REFUSED_AGAIN_MAX = 4
 # A block fails so often before it is doubted that what is wrong is the device.
 FAILURES_DOUBTED = 3
 _NONE: FloatArray = np.empty(0)
-_TAGS_NAMED_MAX = 3  # in one log line
 
 _ADDRESS_REFUSED = (2, 3)
 _DEVICE_FAILURE = 4
@@ -102,16 +99,13 @@ class Scanner(Asker):
 
     def __init__(self, name: str, device: Device, clock: Clock, stats: SourceStats) -> None:
         super().__init__(device, clock, stats)
-        self._name = name
-        self._said_silent: set[int] = set()
-        self._said_strange: set[int] = set()
-        self._said_failing: dict[int, Request] = {}  # by unit id
+        self._said = Said(name, device, stats)
         self._error: SourceError = SourceLost("nothing was read yet")
         self.has_answer = False  # whether anything was answered in this session
         self.silence_s_max = 0.0  # so long without a value, and the session is over; 0: for ever
         self.heard_ns = 0  # the last value, or refusal of a device that is well; 0: none
         self._unwell_since_ns = 0  # 0: it is well
-        stats.tags_refused, stats.units_unwell = len(device.learned.alone), 0
+        stats.tags_refused = len(device.learned.alone)
 
     async def try_gap(self, spare_s: float) -> None:
         """Ask for two blocks as one where it is not known whether that is quicker.
@@ -151,13 +145,7 @@ class Scanner(Asker):
         verdict = gap.verdict(round(pause_s * 1e9))
         if verdict is None:
             return
-        (unit_id, function), (first, end) = gap.place, gap.span
-        log.info(
-            "modbus.gap source=%s unit_id=%d function=%d addresses=%d-%d read_over=%s apart_ms=%.2f"
-            " together_ms=%.2f",
-            *(self._name, unit_id, function, first, end - 1, verdict, gap.apart_ns / 1e6),
-            min(gap.took_ns, default=0) / 1e6,
-        )
+        self._said.settled(gap, verdict)
         if device.settle(gap, verdict):
             await device.remember()
 
@@ -191,8 +179,7 @@ class Scanner(Asker):
             raise SourceLost(f"no unit id answers: {self._error}")
         if self.silence_s_max:
             self._give_up_if_unwell(scan)
-        if device.patience.has_silent or self._said_silent:
-            self._say_who_is_silent()
+        self._said.silent(device.patience.silent_units, self._error)
         self.has_answer = self.has_answer or bool(scan.working)
         self._stats.scans_failed_total += scan.failed > 0
         # Only now: a clock that is set while a scan lasts must not tear it apart.
@@ -202,7 +189,8 @@ class Scanner(Asker):
         """Plan by what a scan has shown."""
         device = self._device
         if scan.refused:
-            self._say_refused(scan.refused)
+            self._said.refused(scan.refused)
+            self._stats.error_last = str(scan.refused[0][1])
         if device.learned.unfinished and not scan.refusals:
             # A device that refused everything while it started has none of these edges.
             device.learned.unfinished.clear()
@@ -278,10 +266,7 @@ class Scanner(Asker):
         device.patience.answered(request)
         scan.working.add(request.unit_id)
         scan.is_well = True
-        if self._said_failing and self._said_failing.get(request.unit_id) == request:
-            del self._said_failing[request.unit_id]
-            self._count_unwell()
-            log.info("modbus.unit_well source=%s unit_id=%d", self._name, request.unit_id)
+        self._said.answered(request)
         if device.learned.alone:
             self._welcome_back(reader, scan)
         if reader.decoder.is_of_another(block):
@@ -326,12 +311,7 @@ class Scanner(Asker):
         device, unit_id = self._device, reader.request.unit_id
         self._stats.errors_total["unexpected"] += 1
         self._stats.error_last = f"unit {unit_id} has other numbers than its map expects"
-        if unit_id not in self._said_strange:
-            self._said_strange.add(unit_id)
-            address = reader.request.address
-            log.warning(
-                "modbus.unexpected source=%s unit_id=%d address=%d", self._name, unit_id, address
-            )
+        self._said.strange(reader.request)
         device.doubted.add(unit_id)
         device.exponents[list(reader.block.rows)] = np.nan
         scan.failed += 1
@@ -354,8 +334,9 @@ class Scanner(Asker):
             unit_works=reader.request.unit_id in scan.working,
             speaks=isinstance(error, DeviceRefused),
         )
-        if reader.request.unit_id not in self._device.patience.silent_units:
-            self._say_failing(reader, error)
+        is_silent = reader.request.unit_id in self._device.patience.silent_units
+        if reader.failures >= FAILURES_DOUBTED and not is_silent:
+            self._said.failing(reader.request, error)
 
     async def _refused(self, reader: BlockReader, refused: DeviceRefused, scan: Scan) -> None:
         """Do what an exception response asks for; its tags are bad with the reason."""
@@ -376,7 +357,8 @@ class Scanner(Asker):
             await self._halve(reader, refused, scan)
             return
         reader.failures += 1
-        self._say_failing(reader, refused)
+        if reader.failures >= FAILURES_DOUBTED:
+            self._said.failing(request, refused)
         if refused.code in _BUSY:
             patience.busy(request, now_s)
         else:
@@ -416,12 +398,7 @@ class Scanner(Asker):
         _, second = reader.block.halves(self._device.rows)
         self._device.learned.cuts[request.unit_id, request.function].add(second.request.address)
         scan.has_learned = True
-        log.warning(
-            "modbus.block_cut source=%s unit_id=%d function=%d addresses=%d-%d at=%d",
-            *(self._name, request.unit_id, request.function, request.address),
-            request.address + request.quantity - 1,
-            second.request.address,
-        )
+        self._said.cut(request, second.request.address)
 
     async def _halve(self, reader: BlockReader, refused: DeviceRefused, scan: Scan) -> None:
         """Find what it is in a block that the device refuses, and read the rest of it."""
@@ -473,43 +450,4 @@ class Scanner(Asker):
             self._device.learned.alone.discard(row)
             self._device.patience.reconsider(reader.request.unit_id)
             scan.has_learned = True
-            log.info("modbus.tag_accepted source=%s tag=%s", self._name, self._tag(row))
-
-    def _say_failing(self, reader: BlockReader, error: SourceError) -> None:
-        """Once for a unit id, when the same has failed often enough."""
-        unit_id = reader.request.unit_id
-        if reader.failures >= FAILURES_DOUBTED and unit_id not in self._said_failing:
-            self._said_failing[unit_id] = reader.request
-            self._count_unwell()
-            log.warning("modbus.unit_unwell source=%s error=%s", self._name, error)
-
-    def _count_unwell(self) -> None:
-        self._stats.units_unwell = len(self._said_silent | self._said_failing.keys())
-
-    def _say_refused(self, refused: Sequence[tuple[int, DeviceRefused]]) -> None:
-        names = ",".join(self._tag(row) for row, _ in refused[:_TAGS_NAMED_MAX])
-        log.warning(
-            "modbus.tags_refused source=%s count=%d tags=%s error=%s",
-            self._name,
-            len(refused),
-            names + ("..." if len(refused) > _TAGS_NAMED_MAX else ""),
-            refused[0][1],
-        )
-        self._stats.error_last = str(refused[0][1])
-
-    def _say_who_is_silent(self) -> None:
-        silent = self._device.patience.silent_units
-        for unit_id in silent - self._said_silent:
-            log.warning(
-                "modbus.unit_silent source=%s unit_id=%d error=%s",
-                self._name,
-                unit_id,
-                self._error,
-            )
-        for unit_id in self._said_silent - silent:
-            log.info("modbus.unit_answers source=%s unit_id=%d", self._name, unit_id)
-        self._said_silent = set(silent)
-        self._count_unwell()
-
-    def _tag(self, row: int) -> str:
-        return f"{self._device.rows[row].asset}.{self._device.rows[row].tag}"
+            self._said.accepted(row)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import struct
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -60,7 +61,7 @@ def _check(unit_id: int, address: int, count: int, count_max: int) -> None:
         raise ValueError(f"{count} from address {address} end beyond 65535")
 
 
-class WriteQuery:
+class WriteQuery(ABC):
     """What all of them have in common: the answer repeats the beginning of the request."""
 
     __slots__ = ()
@@ -68,17 +69,17 @@ class WriteQuery:
     address: int
 
     @property
-    def function(self) -> int:
-        raise NotImplementedError
+    @abstractmethod
+    def function(self) -> int: ...
 
     @property
     def repeated(self) -> bytes:
         """The answer's PDU, if the device did it."""
         return self.encode()
 
+    @abstractmethod
     def encode(self) -> bytes:
         """The request's PDU."""
-        raise NotImplementedError
 
     def answer_bytes(self, pdu: bytes) -> int:
         """As long as what is repeated; raises Mismatch as soon as something else is."""

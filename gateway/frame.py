@@ -50,6 +50,9 @@ class Lane(IntEnum):
     AGGREGATE = 2
     RAW = 3
 
+    # That of an enum is Python, by the name; lanes are keys wherever a turn goes.
+    __hash__ = int.__hash__
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Frame:

@@ -11,7 +11,6 @@ from which sequence on it has the word.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import errno
 import zlib
 from collections.abc import Sequence
@@ -219,15 +218,12 @@ class LaneWriter:
             payload = encode_gap(gap)
             parts.append(_Part(self._record(GAP, draft, payload, 0), payload, gap))
         first_new = len(self._contents.dictionary)
-        tags_new = self._learn(frame.tag_ids)
+        local_ids, tags_new = self._learn(frame.tag_ids)
         if tags_new:
             payload = encode_tags(tags_new)
             parts.append(_Part(self._record(TAGS, draft, payload, first_new), payload, None))
-        columns = Columns(
-            draft.now_ns,
-            draft.row_ends,
-            dataclasses.replace(frame, tag_ids=self._local_ids[frame.tag_ids]),
-        )
+        local = Frame(frame.t_ns, local_ids, frame.values, frame.quality, frame.exact)
+        columns = Columns(draft.now_ns, draft.row_ends, local)
         payload = encode_columns(columns, self._shapes)
         tags = len(self._contents.dictionary)
         parts.append(_Part(self._record(FRAMES, draft, payload, tags), payload, draft))
@@ -255,25 +251,25 @@ class LaneWriter:
             is_provisional=int(kind == FRAMES and draft.boot != 0),
         )
 
-    def _learn(self, tag_ids: IdArray) -> list[Tag]:
-        """Give local ids to the tags that this segment does not know yet; those tags."""
-        if not len(tag_ids):
-            return []
-        id_max = int(tag_ids.max())
-        if id_max >= len(self._local_ids):
-            grown = np.full(2 * id_max + 1, -1, np.int32)
+    def _learn(self, tag_ids: IdArray) -> tuple[IdArray, list[Tag]]:
+        """Local ids, given here to tags that this segment does not know yet; and those tags."""
+        try:
+            local_ids = self._local_ids[tag_ids]
+        except IndexError:
+            grown = np.full(2 * int(tag_ids.max()) + 1, -1, np.int32)
             grown[: len(self._local_ids)] = self._local_ids
             self._local_ids = grown
-        unknown = tag_ids[self._local_ids[tag_ids] < 0]
-        if not len(unknown):
-            return []
-        new = np.unique(unknown)
+            local_ids = grown[tag_ids]
+        is_new = local_ids < 0
+        if not is_new.any():
+            return local_ids, []
+        new = np.unique(tag_ids[is_new])
         dictionary = self._contents.dictionary
         first = len(dictionary)
         self._local_ids[new] = np.arange(first, first + len(new))
         tags = [self._shared.table[tag_id] for tag_id in new.tolist()]
         dictionary.add(first, tags)
-        return tags
+        return self._local_ids[tag_ids], tags
 
     def _forget_tags(self) -> None:
         self._contents = Contents()

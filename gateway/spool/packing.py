@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import struct
 import zlib
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +25,7 @@ RAW_DEFLATE = -15  # without zlib's own checksum: the record has one
 _LENGTHS = struct.Struct("<II")  # of the deflated stream, of the noise
 _STEPS = struct.Struct("<qqIB")  # first value, usual step, rows that step otherwise, how stored
 _SPARSE, _DENSE = 0, 1
+_STEPS_SAMPLED = 9
 # Of 128 bytes drawn evenly from 256, a hundred are different; at 85 there are 7 bits in each.
 _NOISE_SAMPLE = 128
 _NOISE_DISTINCT = 85
@@ -33,6 +33,7 @@ _NOISE_DISTINCT = 85
 INFLATE_MAX = 1032
 
 UintArray = npt.NDArray[np.uint64]
+NarrowArray = npt.NDArray[np.uint32] | npt.NDArray[np.uint64]
 IntArray = npt.NDArray[np.int64]
 
 
@@ -85,18 +86,19 @@ class Packer:
         if not n:
             return
         differences = column[1:] - column[:-1]
-        step = int(differences[n // 2 - 1]) if n > 1 else 0
-        residues = differences - step
-        places = np.flatnonzero(residues)
+        step = _usual(differences)
+        places = (differences != step).nonzero()[0]
         kind = _SPARSE if 4 * len(places) <= n else _DENSE
         self._parts.append(_STEPS.pack(int(column[0]), step, len(places), kind))
         if kind == _SPARSE:
-            gaps = places.astype(np.uint64)
-            gaps[1:] -= gaps[:-1].copy()
-            self.put_unsigned(gaps)
-            self.put_signed(residues[places])
+            if len(places):
+                gaps = np.empty(len(places), np.uint64)
+                gaps[0] = places[0]
+                np.subtract(places[1:], places[:-1], out=gaps[1:], casting="unsafe")
+                self.put_unsigned(gaps)
+                self.put_signed(differences[places] - step)
         else:
-            self.put_signed(residues)
+            self.put_signed(differences - step)
 
 
 class Unpacker:
@@ -124,8 +126,12 @@ class Unpacker:
         return np.repeat(column, n) if is_same else column
 
     def unsigned(self, n: int) -> UintArray:
+        return self.narrow(n).astype(np.uint64, copy=False)
+
+    def narrow(self, n: int) -> NarrowArray:
+        """The same in 32 bits where these are enough."""
         if not n:
-            return np.empty(0, np.uint64)
+            return np.empty(0, np.uint32)
         width, mask = self._data.take(2)
         if not 1 <= width <= 8:
             raise SpoolDamaged(f"a column of {width} byte planes")
@@ -134,8 +140,8 @@ class Unpacker:
         for i in range(width):
             plane = (self._noise if mask >> i & 1 else self._data).take(n)
             planes[:, i] = np.frombuffer(plane, np.uint8)
-        flat: npt.NDArray[Any] = planes.reshape(-1).view(f"<u{size}")
-        return flat.astype(np.uint64)
+        flat: NarrowArray = planes.reshape(-1).view(f"<u{size}")
+        return flat
 
     def signed(self, n: int) -> IntArray:
         return _unzigzag(self.unsigned(n))
@@ -144,17 +150,16 @@ class Unpacker:
         if not n:
             return np.empty(0, np.int64)
         first, step, odd, kind = _STEPS.unpack(self._data.take(_STEPS.size))
-        residues = np.zeros(n, np.int64)
+        column = np.full(n, step, np.int64)
         if kind == _SPARSE:
             places = np.cumsum(self.unsigned(odd).astype(np.int64)) if odd <= n else _TOO_FAR
             if len(places) and not (places.min() >= 0 and places.max() < n - 1):
                 raise SpoolDamaged("a step behind the end of its column")
-            residues[1:][places] = self.signed(len(places))
+            column[1:][places] += self.signed(len(places))
         else:
-            residues[1:] = self.signed(n - 1)
-        residues[1:] += step
-        residues[0] = first
-        return np.cumsum(residues)
+            column[1:] += self.signed(n - 1)
+        column[0] = first
+        return column.cumsum(out=column)
 
 
 class _Stream:
@@ -174,6 +179,13 @@ class _Stream:
             raise SpoolDamaged("the columns of a frames record are too short")
         self._at += size
         return data
+
+
+def _usual(differences: IntArray) -> int:
+    """The most common of some; one alone may be where a scan ends, and is then in every record."""
+    stride = -(-len(differences) // _STEPS_SAMPLED) or 1
+    some = differences[stride // 2 :: stride].tolist()
+    return max(set(some), key=some.count, default=0)
 
 
 _TOO_FAR = np.array([-1], np.int64)

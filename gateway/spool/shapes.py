@@ -41,12 +41,13 @@ class Shapes:
 
     def of(self, tag_ids: IdArray) -> ShapeArray:
         """A copy, a shape a row."""
-        id_max = int(tag_ids.max())
-        if id_max >= len(self._of_tag):
-            grown = np.zeros(2 * id_max + 1, np.uint8)
+        try:
+            return self._of_tag[tag_ids]
+        except IndexError:
+            grown = np.zeros(2 * int(tag_ids.max()) + 1, np.uint8)
             grown[: len(self._of_tag)] = self._of_tag
             self._of_tag = grown
-        return self._of_tag[tag_ids]
+            return grown[tag_ids]
 
     def learn(self, tag_ids: IdArray, shapes: ShapeArray) -> None:
         """Remember the wider one, so that 2.0 among 1.25 and 3.75 changes nothing."""
@@ -54,6 +55,7 @@ class Shapes:
         np.maximum.at(self._of_tag, tag_ids[known], shapes[known])
 
 
+@np.errstate(over="ignore", under="ignore")  # whether a value fits is seen by its bits
 def put_values(packer: Packer, values: FloatArray, tag_ids: IdArray, shapes: Shapes) -> None:
     """Pack the values of a record."""
     n = len(values)
@@ -62,6 +64,8 @@ def put_values(packer: Packer, values: FloatArray, tag_ids: IdArray, shapes: Sha
     values = np.ascontiguousarray(values, "<f8")
     bits = values.view(np.int64)
     shape = shapes.of(tag_ids)
+    if not (shape != shape[0]).any() and _put_alike(packer, values, bits, shape):
+        return
     odd = ~np.isfinite(values)
     if odd.any():
         shape[odd] = np.where(bits[odd] == _NAN_BITS, np.uint8(NOTHING), np.uint8(FLOAT64))
@@ -79,6 +83,29 @@ def put_values(packer: Packer, values: FloatArray, tag_ids: IdArray, shapes: Sha
         packer.put_unsigned(values[shape == FLOAT64].view("<u8"))
 
 
+def _put_alike(
+    packer: Packer, values: FloatArray, bits: npt.NDArray[np.int64], shape: ShapeArray
+) -> bool:
+    """Pack values that all have the one shape they are said to have; False: not all of them do."""
+    first = int(shape[0])
+    if first > FLOAT32 or not np.isfinite(values).all():
+        return False
+    if first == FLOAT32:
+        narrow = values.astype("<f4")
+        if (narrow.astype(np.float64).view(np.int64) != bits).any():
+            return False
+        packer.put_bytes(shape)
+        packer.put_unsigned(narrow.view("<u4"))
+        return True
+    power = _POWERS[first]
+    whole = np.rint(values * power) + 0.0  # of -0.0 nothing would be left
+    if ((whole / power).view(np.int64) != bits).any() or (np.abs(whole) >= _WHOLE_MAX).any():
+        return False
+    packer.put_bytes(shape)
+    packer.put_signed(whole.astype(np.int64))
+    return True
+
+
 def take_values(unpacker: Unpacker, n: int) -> FloatArray:
     """The inverse."""
     if not n:
@@ -86,38 +113,40 @@ def take_values(unpacker: Unpacker, n: int) -> FloatArray:
     shape = unpacker.octets(n)
     if shape.max() > NOTHING:
         raise SpoolDamaged(f"a value of the unknown shape {int(shape.max())}")
-    decimal = shape <= DECIMALS_MAX
+    decimal, single = shape <= DECIMALS_MAX, shape == FLOAT32
     if decimal.all():
         decimals: FloatArray = unpacker.signed(n) / _POWERS[shape]
         return decimals
+    if single.all():
+        return _take_singles(unpacker, n)
     values = np.full(n, np.nan)
     values[decimal] = unpacker.signed(int(decimal.sum())) / _POWERS[shape[decimal]]
-    single, double = shape == FLOAT32, shape == FLOAT64
-    narrow = unpacker.unsigned(int(single.sum()))
-    if len(narrow) and narrow.max() > 0xFFFFFFFF:
-        raise SpoolDamaged("a float32 of more than 32 bits")
-    values[single] = narrow.astype("<u4").view("<f4").astype(np.float64)
+    values[single] = _take_singles(unpacker, int(single.sum()))
+    double = shape == FLOAT64
     values[double] = unpacker.unsigned(int(double.sum())).view(np.float64)
     return values
+
+
+def _take_singles(unpacker: Unpacker, n: int) -> FloatArray:
+    narrow = unpacker.narrow(n)
+    if narrow.itemsize > 4 and narrow.max() > 0xFFFFFFFF:
+        raise SpoolDamaged("a float32 of more than 32 bits")
+    return narrow.astype("<u4", copy=False).view("<f4").astype(np.float64)
 
 
 def _fit(
     values: FloatArray, bits: npt.NDArray[np.int64], shape: ShapeArray
 ) -> tuple[npt.NDArray[np.int64], BoolArray]:
     """The whole numbers of decimal rows (0 for others), and which rows fit their shape."""
-    first = int(shape[0])
-    if first <= DECIMALS_MAX and not (shape != first).any():
-        power = _POWERS[first]
-        scaled = values * power
-    else:
-        power = _POWERS[shape]
-        scaled = np.where(shape <= DECIMALS_MAX, values, 0.0) * power
+    power = _POWERS[shape]
+    scaled = np.where(shape <= DECIMALS_MAX, values, 0.0) * power
     whole = np.rint(scaled) + 0.0  # of -0.0 nothing would be left
     fits: BoolArray = (whole / power).view(np.int64) == bits
     fits &= np.abs(whole) < _WHOLE_MAX
     single = shape == FLOAT32
     if single.any():
-        fits[single] = _as_float32(values[single]).view(np.int64) == bits[single]
+        narrow = values[single].astype(np.float32)
+        fits[single] = narrow.astype(np.float64).view(np.int64) == bits[single]
     fits |= shape >= FLOAT64
     whole[~fits] = 0.0
     return whole.astype(np.int64), fits
@@ -126,12 +155,11 @@ def _fit(
 def _search(values: FloatArray, bits: npt.NDArray[np.int64]) -> ShapeArray:
     """The first shape that each of some finite values fits."""
     shape = np.full(len(values), FLOAT64, np.uint8)
-    fits32 = _as_float32(values).view(np.int64) == bits
+    fits32 = values.astype(np.float32).astype(np.float64).view(np.int64) == bits
     shape[fits32] = FLOAT32
     for decimals in range(DECIMALS_MAX, -1, -1):
         power = _POWERS[decimals]
-        with np.errstate(over="ignore"):
-            whole = np.rint(values * power) + 0.0
+        whole = np.rint(values * power) + 0.0
         fits = ((whole / power).view(np.int64) == bits) & (np.abs(whole) < _WHOLE_MAX)
         shape[fits] = decimals
     return shape
@@ -141,8 +169,3 @@ def _whole(values: FloatArray, shape: ShapeArray) -> npt.NDArray[np.int64]:
     decimal = shape <= DECIMALS_MAX
     whole: FloatArray = np.rint(np.where(decimal, values, 0.0) * _POWERS[shape])
     return whole.astype(np.int64)
-
-
-def _as_float32(values: FloatArray) -> FloatArray:
-    with np.errstate(over="ignore", under="ignore"):
-        return values.astype(np.float32).astype(np.float64)

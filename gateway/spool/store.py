@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -402,27 +403,22 @@ class Store:
                     yield rows
 
     def _drafts(self, turns: Sequence[Turn]) -> dict[Lane, Draft]:
-        # By lane as a plain index: a dict would call the enum's hash, in Python, for every turn.
-        kept: list[list[tuple[int, Frame]]] = [[] for _ in Lane]
+        kept: dict[Lane, list[tuple[int, Frame]]] = defaultdict(list)
         for turn in turns:
-            raw = EMPTY_FRAME
-            for lane, frame in turn.frames.items():
-                if lane is Lane.RAW:
-                    raw = frame
-                elif len(frame):
-                    kept[lane].append((turn.now_ns, frame))
             # Without rows a turn is kept in the raw lane alone: there replay needs it.
             if self.settings.raw:
-                kept[Lane.RAW].append((turn.now_ns, raw))
+                kept[Lane.RAW].append((turn.now_ns, turn.frames.get(Lane.RAW, EMPTY_FRAME)))
+            for lane, frame in turn.frames.items():
+                if lane is not Lane.RAW and len(frame):
+                    kept[lane].append((turn.now_ns, frame))
         return {
             lane: Draft(
-                now_ns=np.array([now_ns for now_ns, _ in kept[lane]], np.int64),
-                row_ends=np.cumsum([len(frame) for _, frame in kept[lane]], dtype=np.int64),
-                frame=Frame.concatenate([frame for _, frame in kept[lane]]),
+                now_ns=np.array([now_ns for now_ns, _ in parts], np.int64),
+                row_ends=np.cumsum([len(frame) for _, frame in parts], dtype=np.int64),
+                frame=Frame.concatenate([frame for _, frame in parts]),
                 boot=turns[0].boot,
             )
-            for lane in Lane
-            if kept[lane]
+            for lane, parts in kept.items()
         }
 
     def _write(self, lane: Lane, groups: Sequence[Group], *, sync: bool) -> None:

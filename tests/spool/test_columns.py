@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from gateway.errors import SpoolDamaged
 from gateway.frame import EMPTY_FRAME, Frame
 from gateway.spool.columns import Columns, decode_columns, encode_columns
+from gateway.spool.shapes import Shapes
 
 INT64 = st.integers(-(2**63), 2**63 - 1)
 EXACT = st.one_of(
@@ -57,6 +58,46 @@ def same(a: Columns, b: Columns) -> bool:
 def test_every_record_comes_back_to_the_bit(columns: Columns) -> None:
     payload = encode_columns(columns)
     assert same(decode_columns(payload, len(columns.now_ns), len(columns.frame)), columns)
+
+
+FLOAT = st.floats(width=64)
+MEASURED = st.one_of(
+    st.integers(-(10**6), 10**6).map(float),
+    st.integers(-(10**6), 10**6).map(lambda n: n / 100),
+    st.floats(width=32),
+)
+
+
+@settings(max_examples=300)
+@given(
+    st.lists(st.lists(MEASURED, min_size=1, max_size=8), min_size=1, max_size=4),
+    st.sampled_from([FLOAT, MEASURED]).flatmap(lambda kind: st.lists(kind, min_size=1, max_size=8)),
+)
+def test_what_earlier_records_taught_changes_no_bit(
+    earlier: list[list[float]], last: list[float]
+) -> None:
+    shapes = Shapes()
+    for values in (*earlier, last):
+        n = len(values)
+        frame = Frame.of(5, np.arange(n, dtype=np.int32), np.array(values))
+        columns = Columns(np.array([7]), np.array([n]), frame)
+        assert same(decode_columns(encode_columns(columns, shapes), 1, n), columns)
+
+
+@pytest.mark.parametrize("tags", [50, 100])
+@pytest.mark.parametrize("scans", [2, 10, 64])
+def test_wherever_scans_end_a_record_is_no_larger_than_that_of_one_scan_more(
+    scans: int, tags: int
+) -> None:
+    now_ns = np.random.default_rng(scans).integers(1, 10**9, scans + 1).cumsum()
+
+    def size(scans: int) -> int:
+        ids = np.tile(np.arange(tags, dtype=np.int32), scans)
+        frame = Frame.of(np.repeat(now_ns[:scans], tags), ids, np.ones(scans * tags))
+        row_ends = np.arange(1, scans + 1) * tags
+        return len(encode_columns(Columns(now_ns[:scans], row_ends, frame)))
+
+    assert size(scans) <= size(scans + 1)
 
 
 def test_floats_that_compare_oddly_come_back_to_the_bit() -> None:

@@ -90,10 +90,10 @@ async def test_tags_that_are_not_in_a_segment_are_not_looked_for_in_it(open_spoo
     table = TagTable()
     ids = np.array([table.add(make_tag(f"plant.t{i:03}")) for i in range(100)], np.int32)
     guest = table.add(make_tag("guest.x"))
-    disk = SimulatedDisk()
+    disk, segment_bytes = SimulatedDisk(), 2**16
     spike_ns = (13 * 3600 + 1234) * 10**9
     async with open_spool(
-        table=table, disk=disk, segment_bytes=2**17, bytes_max=2**28, commit_bytes=2**16
+        table=table, disk=disk, segment_bytes=segment_bytes, bytes_max=2**28, commit_bytes=2**16
     ) as spool:
         for minute in range(24 * 60):
             seconds = np.arange(minute * 60, minute * 60 + 60) * 10**9
@@ -123,7 +123,7 @@ async def test_tags_that_are_not_in_a_segment_are_not_looked_for_in_it(open_spoo
         assert len(with_guest) <= 2 + len(segments) // 12
         disk.bytes_read = 0
         assert len(await spool.history.query(["guest.x"], 0, end_ns)) == 3600
-        assert disk.bytes_read <= (len(with_guest) + 1) * 2 * 2**17
+        assert disk.bytes_read <= (len(with_guest) + 1) * 2 * segment_bytes
         plot = await spool.history.plot(["plant.t042"], 0, end_ns, Lane.RAW, 800)
         assert plot.samples == 86_400
         (series,) = plot.series

@@ -38,6 +38,9 @@ class Cursors:
 
     def __getitem__(self, name: str) -> Cursor:
         """The cursor of this sink, a new one if there was none."""
+        known = self._by_name.get(name)
+        if known is not None:
+            return known
         return self._by_name.setdefault(name, Cursor(self._directory / (name + SUFFIX)))
 
     def __contains__(self, name: str) -> bool:

@@ -81,7 +81,6 @@ class Shared:
     table: TagTable
     clock: Clock
     stats: SpoolStats
-    boot_id: int
     number_last: int  # of segments, in all lanes: a number is used once
 
 
@@ -240,7 +239,7 @@ class LaneWriter:
             sequence=0,
             samples_before=self.samples_end + self._samples_staged,
             raw_sequence=draft.raw_sequence,
-            boot_id=draft.boot or self._shared.boot_id,
+            boot_id=draft.boot or self._shared.clock.boot_id,
             monotonic_ns=self._shared.clock.monotonic_ns(),
             t_ns_min=int(draft.frame.t_ns.min()) if has_rows else 0,
             t_ns_max=int(draft.frame.t_ns.max()) if has_rows else 0,
@@ -343,7 +342,7 @@ class LaneWriter:
             first_sequence=self.sequence_end,
             samples_before=self.samples_end,
             raw_sequence=self.raw_sequence,
-            boot_id=shared.boot_id,
+            boot_id=shared.clock.boot_id,
             created_ns=shared.clock.utc_ns(),
         )
         path = segment_path(pool.spare_path.parent, self.lane, shared.number_last)

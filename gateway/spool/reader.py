@@ -157,11 +157,12 @@ class SpoolReader:
         samples, oldest_ns = 0, 0
         for lane in self._lanes:
             place = self._place(lane)
-            ahead = sum(max(0, s.stop - max(s.start, place)) for s in self._spans[lane])
-            waiting = self._store.samples_from(lane, place) - ahead
+            waiting = self._store.samples_from(lane, place)
+            for span in self._spans[lane]:
+                waiting -= max(0, span.stop - max(span.start, place))
             if waiting > 0:
                 samples += waiting
-                t_ns = self._oldest_ns(lane)
+                t_ns = self._oldest_ns(lane, place)
                 oldest_ns = min(oldest_ns or t_ns, t_ns)
         return Backlog(samples, oldest_ns)
 
@@ -281,8 +282,7 @@ class SpoolReader:
                 return pieces, stop_place, 0
         return pieces, place, 0
 
-    def _oldest_ns(self, lane: Lane) -> int:
-        place = self._place(lane)
+    def _oldest_ns(self, lane: Lane, place: int) -> int:
         segment = self._segment_at(lane, place)
         if segment is None:
             return 0

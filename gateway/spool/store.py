@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gateway.clock import Clock, boot_id
+from gateway.clock import Clock
 from gateway.errors import SpoolLocked
 from gateway.frame import EMPTY_FRAME, Frame, Lane, Turn
 from gateway.spool.account import Account
@@ -125,7 +125,6 @@ class Store:
             table=self.table,
             clock=self.clock,
             stats=self.stats,
-            boot_id=boot_id(),
             number_last=max(found.number_max, self._number_of_spare()),
         )
         for lane in DERIVED:

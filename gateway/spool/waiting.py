@@ -106,7 +106,7 @@ class Waiting:
 
         Turns without samples count as well: they say as much about when it was.
         """
-        indexes = {lane: self._index(lane) for lane in _LANES}
+        indexes = {lane: index for lane in _LANES if len(index := self._index(lane))}
         waiting = {
             boot
             for index in indexes.values()
@@ -138,7 +138,7 @@ class Waiting:
             if segment.summary.has_provisional
             or (before is not None and before.summary.has_provisional)
         ]
-        return np.concatenate([Contents().index, *wanted])
+        return np.concatenate(wanted) if wanted else Contents().index
 
 
 def _has_samples(index: IndexArray) -> BoolArray:

@@ -307,9 +307,10 @@ class SimulatedDisk(Disk):
         return SimulatedFile(self, inode, holds_lock=holds_lock)
 
     def _inode(self, path: Path) -> Inode:
-        if path not in self._names:
+        inode = self._names.get(path)
+        if inode is None:
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
-        return self._names[path]
+        return inode
 
     def _change(self, operation: Callable[[dict[Path, Inode]], object]) -> None:
         operation(self._names)

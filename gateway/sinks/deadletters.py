@@ -12,7 +12,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 # Some ten thousand letters, twice: enough to see what is wrong, nothing on a card.
 FILE_BYTES_MAX = 2 * 2**20
 REASON_CHARS_MAX = 255
+# One bad tag gives a letter with each scan, for days.
+SAY_PERIOD_S = 60.0
 # Of a text: what it is can be seen, and a letter stays a line.
 VALUE_CHARS_MAX = 1000
 _QUALITIES = frozenset(int(quality) for quality in Quality)
@@ -35,12 +37,21 @@ _QUALITIES = frozenset(int(quality) for quality in Quality)
 class DeadLetters:
     """Where one sink's refused samples go."""
 
-    def __init__(self, path: Path, file_bytes_max: int = FILE_BYTES_MAX) -> None:
+    def __init__(
+        self,
+        path: Path,
+        file_bytes_max: int = FILE_BYTES_MAX,
+        seconds: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._path = path
+        self._seconds = seconds
         self._file_bytes_max = file_bytes_max
         self.letters_total = 0
         self.letters_lost_total = 0  # could not be written
         self._is_failing = False
+        self._said_s = -math.inf  # when the log was told last
+        self._unsaid = 0
+        self._last = ""  # of those: what the log is to be told
         self._writing = threading.Lock()  # two deliveries of a sink may bury at once
 
     def put(self, frame: Frame, reasons: Mapping[int, str], table: Tags) -> None:
@@ -48,6 +59,26 @@ class DeadLetters:
         if reasons:
             with self._writing:
                 self._put(frame, reasons, table)
+                row, why = next(iter(reasons.items()))
+                self._unsaid += len(reasons)
+                self._last = f"tag={table[int(frame.tag_ids[row])].name} reason={why}"
+                self._say()
+
+    def say(self) -> None:
+        """Tell the log what it was not told yet, if it is time."""
+        if self._unsaid:
+            with self._writing:
+                self._say()
+
+    def _say(self) -> None:
+        now_s = self._seconds()
+        if not self._unsaid or now_s - self._said_s < SAY_PERIOD_S:
+            return
+        log.error(
+            "sink.dead_letter sink=%s samples=%d %s file=%s",
+            *(self._path.stem, self._unsaid, self._last, self._path),
+        )
+        self._said_s, self._unsaid = now_s, 0
 
     def _put(self, frame: Frame, reasons: Mapping[int, str], table: Tags) -> None:
         self.letters_total += len(reasons)

@@ -7,7 +7,8 @@ acknowledged and the cursor moves. What a sink raises decides what happens next:
       is_server_fault  eight times in a row: searched like SinkRejected, but see below
       is_slow          three times in a row: less at once from now on
       is_cut           four times in a row: likewise
-    SinkParked       the same again, slowly; a person must act, so it is an ERROR, said once
+    SinkParked       the same again, slowly; a person must act, so it is an ERROR. If others are
+                     taken meanwhile, something in these is refused: searched, as below
     SinkTooLarge     half of it, and smaller batches from now on (they grow again)
     SinkRejected     half of it, until the poison stands alone: log2 n + 1 refusals a bad point
 
@@ -19,10 +20,13 @@ After an outage two deliveries share a sink: one sends what is current, one what
 the server is away; poison in the one does not hold up the other.
 
 That a server fails says little about the data: a proxy answers 502 for as long as its database is
-down. So a point on which it fails goes to the dead letters only when the server takes another
-point (sent again, which is harmless) right after. Without that proof all is kept. The same holds
-for a refusal that does not say what of the data it is about, such as 400 to whoever speaks HTTP to
-a port for HTTPS: where nothing at all is taken, it is we who are refused, and the sink is parked.
+down. So a point on which it fails goes to the dead letters only when it is refused again and again
+while the server takes another point (sent again, which is harmless) each time. Without that proof
+all is kept. The same holds for a refusal that does not say what of the data it is about, such as
+400 to whoever speaks HTTP to a port for HTTPS: where nothing at all is taken, it is we who are
+refused, and the sink is parked. In a batch of several points the search is nearly a proof, and the
+lone point is asked but once more. Not so where what was refused has been taken later: refusals come
+from something else then, such as a balancer with one server that is ill.
 
 Sending twice is harmless: times were fixed before the spool, and a point overwrites itself.
 """
@@ -36,7 +40,7 @@ import random
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -68,6 +72,11 @@ LONE_FAILURES_MAX = 3
 # A batch that misses its deadline this often is too much for the link; this little is not.
 SLOW_FAILURES_MAX = 3
 SLOW_SAMPLES_MIN = 100
+# So often a point is refused, and another one taken, before it is a dead letter, where the refusal
+# does not say that it is about the data; more where what was refused has been taken before.
+TRIALS_MIN = 2
+DOUBT_MAX = 5
+DOUBT_BATCHES = 1000  # so long a doubt lasts
 # A path that ends connections this often, when something is sent on them, may bear only less.
 CUT_FAILURES_MAX = 4
 # A limit met by chance is left behind in fifty batches; a lasting one is met once in fourteen.
@@ -76,6 +85,8 @@ GROWTH = 1.05
 PAUSE_MAX_S = 10.0
 # How often it is asked whether the next hour has begun, or an event has come.
 BUDGET_POLL_S = 1.0
+# An outage may have many words for itself; a person who mends a login wants each at once.
+SAY_PERIOD_S = 60.0
 # How often, in a pause, secrets are looked at, and how far behind the sink is.
 SECRET_POLL_S = 1.0
 
@@ -114,6 +125,13 @@ class Link:
     writing: AbstractAsyncContextManager[object] = field(
         default_factory=contextlib.nullcontext
     )  # a lock, for a sink that takes one batch at a time
+
+
+class _Refusal(NamedTuple):
+    """Nothing at all is taken."""
+
+    trouble: SinkError
+    left: Frame  # what is neither stored nor buried
 
 
 class _BudgetUsed(Exception):
@@ -155,7 +173,8 @@ class Delivery:
         self._accepted = EMPTY_FRAME  # what the server took last
         self._batches = self._batches_ahead = 0
         self._lane = Lane.RAW  # of the batch that is sent
-        self._is_burying = False  # whether this batch, or the one before, had dead letters
+        self._said_s = 0.0  # when the log was told of a trouble last
+        self._doubt = 0  # whether what is refused is refused for what it is
 
     async def run(self) -> None:
         """Deliver until cancelled; what was under way then is delivered again."""
@@ -167,7 +186,6 @@ class Delivery:
             if not self._may_send(batch.lane):
                 await asyncio.sleep(BUDGET_POLL_S)
                 continue  # what is more urgent may have come, and may be sent
-            before = self._stats.dead_letters_total
             frame = self._selection.apply(batch.frame)
             self._stats.samples_skipped_total += len(batch.frame) - len(frame)
             self._lane = batch.lane
@@ -177,10 +195,12 @@ class Delivery:
                 except _BudgetUsed:
                     continue  # the rest of the batch is sent when there is more of it
             await self._reader.acknowledge(batch)
-            self._is_burying = self._stats.dead_letters_total > before
+            self._dead_letters.say()
             self._samples_max = min(self._samples_max * GROWTH, float(self._settings.samples_max))
             self._stats.batches_total += 1
             self._batches += 1
+            if self._batches % DOUBT_BATCHES == 0:
+                self._doubt = max(0, self._doubt - 1)
             self._refresh_lag()
             if self._ahead is not None:
                 await self._give_way(self._ahead)
@@ -217,7 +237,8 @@ class Delivery:
         """Return once every row is stored or a dead letter."""
         rounds = 0
         while (refusal := await self._try(frame)) is not None:
-            said = f"it refuses whatever it is sent: {refusal}"
+            frame = refusal.left
+            said = f"it refuses whatever it is sent: {refusal.trouble.message}"
             trouble = SinkParked(said, hint="check the URL, and what answers there")
             while True:
                 self._trouble("parked", trouble)
@@ -229,8 +250,8 @@ class Delivery:
                 if await self._takes_any(frame):
                     break
 
-    async def _try(self, frame: Frame) -> str | None:
-        """Have every row stored or buried; else what was said to all of them, and to others."""
+    async def _try(self, frame: Frame) -> _Refusal | None:
+        """Have every row stored or buried; else what was said to those left, and to others."""
         trouble = await self._send(frame, SAME_FAILURES_MAX)
         if trouble is None:
             return None
@@ -238,23 +259,36 @@ class Delivery:
         part = frame
         while True:
             proof.see(trouble)
-            if isinstance(trouble, SinkRejected) and not await self._is_proved(
-                proof, frame, search
-            ):
-                return str(trouble)
-            await self._learn(search, trouble, frame, part, proof)
+            is_uncertain = isinstance(trouble, SinkRejected) and not trouble.is_certain
+            is_proved = not is_uncertain or await self._is_proved(proof, frame, search)
+            if not is_proved or not await self._learn(search, trouble, frame, part, proof):
+                assert trouble is not None
+                return _Refusal(trouble, proof.left(frame.where(search.rows_left)))
             if search.is_done and not await self._is_proved(proof, frame, search):
-                return proof.suspects[-1][1]
-            if proof.is_given:
-                for suspect, reason in proof.take():
-                    await self._bury(suspect, dict.fromkeys(range(len(suspect)), reason))
+                return _Refusal(proof.suspects[-1][1], proof.left(EMPTY_FRAME))
             if search.is_done:
+                if proof.has_doubted and not proof.suspects:
+                    self._doubt += self._doubt < DOUBT_MAX  # it has taken all that it refused
                 self._recovered()
-                return None
+                return await self._sentence(proof.suspects)
             part, patience = frame.where(search.rows), SAME_FAILURES_MAX
             if search.is_narrowing:
                 patience = LONE_FAILURES_MAX if search.is_lone else 1
             trouble = await self._send(part, patience, quiet=search.is_narrowing)
+
+    async def _sentence(self, suspects: list[tuple[Frame, SinkError]]) -> _Refusal | None:
+        """Bury what a search has found; where refusals do not hold, each is judged anew."""
+        while suspects:
+            part, refusal = suspects[0]
+            if self._doubt:
+                alone = Search(points_of(part, self._table))
+                is_judged = await self._judge(alone, refusal, part, part)
+                if not (is_judged and alone.is_done):
+                    return _Refusal(refusal, Frame.concatenate([part for part, _ in suspects]))
+            else:
+                await self._convict(part, refusal)
+            suspects = suspects[1:]
+        return None
 
     async def _learn(
         self,
@@ -263,50 +297,86 @@ class Delivery:
         frame: Frame,
         part: Frame,
         proof: Proof,
-    ) -> None:
-        """Tell the search what became of `part`; bury it where that is all there is to do."""
+    ) -> bool:
+        """Tell the search what became of `part`; False where nothing at all is taken."""
         match trouble:
             case None:
                 search.done()
             case SinkUnavailable(is_slow=True):
                 self._shrink(len(part) / 2, SLOW_SAMPLES_MIN)
                 search.too_many()
-            case SinkUnavailable(is_cut=True) if search.is_lone:
-                search.acquitted()
-            case SinkUnavailable(is_cut=True):
+            case SinkTooLarge() | SinkUnavailable(is_cut=True) if not search.is_lone:
                 self._shrink(len(part) / 2, 1)
                 search.too_many()
-            case SinkTooLarge() if not search.is_lone:
-                self._shrink(len(part) / 2, 1)
-                search.too_many()
-            case SinkUnavailable() if search.is_lone and not await self._takes_others(
-                frame, search
-            ):
-                search.acquitted()
-            case SinkRejected() if search.is_lone:
-                proof.suspect(part, trouble)
+            case SinkRejected(is_certain=True) if search.is_lone:
+                await self._convict(part, trouble)
                 search.done()
+            case SinkRejected() if search.is_lone and not (self._doubt or search.is_only):
+                again = await self._send(part, 1, quiet=True)
+                if isinstance(again, SinkRejected):
+                    proof.suspect(part, again)
+                else:
+                    self._doubt += 1
+                if again is None or isinstance(again, SinkRejected):
+                    search.done()
             case _ if search.is_lone:
-                await self._bury(part, dict.fromkeys(range(len(part)), str(trouble)))
-                search.done()
+                return await self._judge(search, trouble, frame, part)
             case _:
                 search.refused()
+        return True
 
-    async def _takes_others(self, frame: Frame, search: Search) -> bool:
-        """Whether the server takes points now: what it took last, or what is behind the suspect."""
-        if len(self._accepted):
-            points = points_of(self._accepted, self._table)
-            return await self._takes(self._accepted.where(points == points[-1]))
-        for rows in search.rows_behind():
-            if await self._takes(frame.where(rows)):
+    async def _judge(self, search: Search, trouble: SinkError, frame: Frame, part: Frame) -> bool:
+        """Have a lone point stored or buried that was refused without certainty that it is why.
+
+        A dead letter must be refused again and again while another point is taken each time. False
+        where no other is.
+        """
+        for _ in range(TRIALS_MIN * (1 + self._doubt)):
+            if not await self._takes_others(frame, search, tries=1 + self._doubt):
+                if not isinstance(trouble, SinkUnavailable):
+                    return False
+                search.acquitted()
                 return True
+            again = await self._send(part, 1, quiet=True)
+            if again is None:
+                self._doubt += self._doubt < DOUBT_MAX
+                search.done()
+                return True
+            trouble = again
+        await self._convict(part, trouble)
+        search.done()
+        return True
+
+    async def _convict(self, part: Frame, refusal: SinkError) -> None:
+        await self._bury(part, dict.fromkeys(range(len(part)), refusal.message))
+
+    async def _takes_others(self, frame: Frame, search: Search, *, tries: int = 1) -> bool:
+        """Whether the server takes points now: what it took last, or what is behind the suspect."""
+        for _ in range(tries):
+            if len(self._accepted):
+                if await self._takes_accepted():
+                    return True
+                continue
+            for rows in search.rows_behind():
+                if await self._takes(frame.where(rows)):
+                    return True
         return False
+
+    async def _takes_accepted(self) -> bool:
+        """Whether the server takes once more what it took last; False if it has taken nothing."""
+        if not len(self._accepted):
+            return False
+        points = points_of(self._accepted, self._table)
+        return await self._takes(self._accepted.where(points == points[-1]))
 
     async def _is_proved(self, proof: Proof, frame: Frame, search: Search) -> bool:
         """Whether the server takes others than the suspects, if there are any."""
-        if proof.suspects and not proof.is_given:
-            proof.is_given = await self._takes_others(frame, search)
-        return proof.is_given or not proof.suspects
+        if not proof.refused or (proof.is_given and not search.is_done):
+            return True
+        is_taken = await self._takes_others(frame, search)
+        if is_taken:
+            proof.see(None)
+        return is_taken
 
     async def _takes_any(self, frame: Frame) -> bool:
         """Whether the server takes a point now: what it took last, or one of these."""
@@ -320,6 +390,7 @@ class Delivery:
             receipt = await self._write(frame)
         except SinkError:
             return False
+        self._failures = 0
         self._remember(frame, receipt)
         return len(receipt.rejected) < len(frame)
 
@@ -329,7 +400,7 @@ class Delivery:
         `patience` is how many faults of the server in a row are believed to be its own. A `quiet`
         one is an experiment: what becomes of it is no news of the sink.
         """
-        faults = slow = cuts = 0
+        faults = slow = cuts = parks = 0
         while True:
             trouble: SinkParked | SinkUnavailable
             try:
@@ -341,9 +412,12 @@ class Delivery:
             except SinkParked as parked:
                 trouble, state = parked, "parked"
                 faults = slow = cuts = 0
-                pause_s = _jittered(PARKED_RETRY_FIRST_S, PARKED_RETRY_MAX_S, self._failures)
+                if (parks or quiet) and await self._takes_accepted():
+                    return parked  # it is this that is refused, as by a firewall, and not we
+                pause_s = _jittered(PARKED_RETRY_FIRST_S, PARKED_RETRY_MAX_S, parks)
+                parks += 1
             except SinkUnavailable as unavailable:
-                trouble, state = unavailable, "retrying"
+                trouble, state, parks = unavailable, "retrying", 0
                 faults = faults + 1 if unavailable.is_server_fault else 0
                 slow = slow + 1 if unavailable.is_slow else 0
                 cuts = cuts + 1 if unavailable.is_cut else 0
@@ -434,22 +508,19 @@ class Delivery:
     def _trouble(self, state: str, error: SinkError) -> None:
         stats = self._stats
         self._is_well.clear()
-        if stats.state != state:
+        said, now_s = str(error), self._clock.monotonic_s()
+        is_due = state == "parked" or now_s - self._said_s >= SAY_PERIOD_S
+        if stats.state != state or (stats.error_last != said and is_due):
+            self._said_s = now_s
             level = logging.ERROR if state == "parked" else logging.WARNING
-            log.log(level, "sink.%s sink=%s error=%s", state, self._sink.name, error)
-        stats.state, stats.error_last = state, str(error)
+            log.log(level, "sink.%s sink=%s error=%s", state, self._sink.name, said)
+        stats.state, stats.error_last = state, said
 
     def _shrink(self, samples: float, samples_min: int) -> None:
         self._samples_max = max(float(samples_min), min(self._samples_max, samples))
 
     async def _bury(self, frame: Frame, reasons: Mapping[int, str]) -> None:
         self._stats.dead_letters_total += len(reasons)
-        if not self._is_burying:
-            self._is_burying = True
-            why = next(iter(reasons.values()))
-            log.error(
-                "sink.dead_letter sink=%s samples=%d reason=%s", self._sink.name, len(reasons), why
-            )
         # A card that is busy must not hold up the scans.
         await asyncio.to_thread(self._dead_letters.put, frame, reasons, self._table)
 

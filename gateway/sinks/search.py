@@ -53,9 +53,19 @@ class Search:
         return self._bad_to > self._start
 
     @property
+    def is_only(self) -> bool:
+        """Whether there is but one point in all."""
+        return self._count == 1
+
+    @property
     def rows(self) -> BoolArray:
         """The rows to try."""
         return self._rows(self._start, self._stop)
+
+    @property
+    def rows_left(self) -> BoolArray:
+        """The rows that are not done."""
+        return self._rows(self._start, self._count)
 
     def rows_behind(self) -> Iterator[BoolArray]:
         """The rows of 1, 2, 4 ... points behind those tried."""
@@ -97,30 +107,30 @@ class Search:
 
 @dataclass(slots=True)
 class Proof:
-    """Points that were refused by themselves, and whether the server took others."""
+    """Points that were refused by themselves, and whether the server took others after them."""
 
-    suspects: list[tuple[Frame, str]] = field(default_factory=list)  # with what was said to them
-    is_given: bool = False
-    refused: int = 0  # suspects in a row
+    suspects: list[tuple[Frame, SinkError]] = field(default_factory=list)
+    is_given: bool = False  # that it is not we who are refused
+    refused: int = 0  # suspects since another point was taken
+    has_doubted: bool = False  # whether anything was refused that may have been good
 
     def see(self, trouble: SinkError | None) -> None:
-        """What became of some points: taken, or refused for what they are."""
+        """What became of some points: taken, or refused, for what they are or not."""
         if trouble is None or (isinstance(trouble, SinkRejected) and trouble.is_certain):
             self.is_given, self.refused = True, 0
+        elif isinstance(trouble, SinkRejected):
+            self.has_doubted = True
 
     def suspect(self, part: Frame, refusal: SinkRejected) -> None:
         """One more; of many in a row some may come after the server began to refuse everything."""
-        self.suspects.append((part, str(refusal)))
-        if refusal.is_certain:
-            return
+        self.suspects.append((part, refusal))
         self.refused += 1
         if self.refused >= REFUSED_IN_A_ROW_MAX:
-            self.is_given, self.refused = False, 0
+            self.is_given = False
 
-    def take(self) -> list[tuple[Frame, str]]:
-        """The suspects, which are convicted."""
-        convicted, self.suspects = self.suspects, []
-        return convicted
+    def left(self, rest: Frame) -> Frame:
+        """The suspects, and what comes behind them."""
+        return Frame.concatenate([*(part for part, _ in self.suspects), rest])
 
 
 def points_of(frame: Frame, table: Tags) -> PointArray:

@@ -81,16 +81,18 @@ def test_rows_are_numbered_by_series_and_time(rows: list[tuple[int, int]]) -> No
     assert points.tolist() == expected
 
 
-def test_suspects_are_convicted_once_another_point_was_taken() -> None:
+UNCERTAIN = SinkRejected("400", is_certain=False)
+
+
+def test_suspects_need_another_point_that_is_taken_after_them() -> None:
     proof, part = Proof(), make_frame([(0.0, 0, 1.0)])
-    proof.suspect(part, SinkRejected("400", is_certain=False))
-    assert not proof.is_given
-    proof.see(SinkRejected("400", is_certain=False))
-    assert not proof.is_given
     proof.see(None)
-    assert proof.is_given
-    assert proof.take() == [(part, "400")]
-    assert proof.take() == []
+    proof.suspect(part, UNCERTAIN)
+    proof.see(UNCERTAIN)
+    assert proof.refused
+    proof.see(None)
+    assert not proof.refused
+    assert proof.left(part).values.tolist() == [1.0, 1.0]
 
 
 def test_after_many_refusals_in_a_row_another_point_must_be_taken() -> None:
@@ -98,14 +100,12 @@ def test_after_many_refusals_in_a_row_another_point_must_be_taken() -> None:
     proof.see(None)
     for _ in range(REFUSED_IN_A_ROW_MAX):
         assert proof.is_given
-        proof.suspect(part, SinkRejected("400", is_certain=False))
+        proof.suspect(part, UNCERTAIN)
     assert not proof.is_given
 
 
-def test_what_is_certainly_about_the_data_needs_no_other_point() -> None:
-    proof, part = Proof(), make_frame([(0.0, 0, 1.0)])
-    for _ in range(2 * REFUSED_IN_A_ROW_MAX):
-        refusal = SinkRejected("field type conflict")
-        proof.see(refusal)
-        proof.suspect(part, refusal)
-        assert proof.is_given
+def test_a_refusal_that_is_about_the_data_shows_that_the_server_looks_at_them() -> None:
+    proof = Proof()
+    proof.see(SinkRejected("field type conflict"))
+    assert proof.is_given
+    assert not proof.has_doubted

@@ -12,21 +12,12 @@ acknowledged and the cursor moves. What a sink raises decides what happens next:
     SinkTooLarge     half of it, and smaller batches from now on (they grow again)
     SinkRejected     half of it, until the poison stands alone: log2 n + 1 refusals a bad point
 
-The search goes from the front: what is accepted is done, what is refused is halved, and behind a
-bad point all the rest is tried at once. So good points are sent once, in few requests.
+`culprits` finds the poison, and makes sure that it is the data that is refused and not we: where
+nothing at all is taken, the sink is parked.
 
 After an outage two deliveries share a sink: one sends what is current, one what was left behind
 (spool/reader.py). The second leaves the first its share of the time, and the asking to it while
 the server is away; poison in the one does not hold up the other.
-
-That a server fails says little about the data: a proxy answers 502 for as long as its database is
-down. So a point on which it fails goes to the dead letters only when it is refused again and again
-while the server takes another point (sent again, which is harmless) each time. Without that proof
-all is kept. The same holds for a refusal that does not say what of the data it is about, such as
-400 to whoever speaks HTTP to a port for HTTPS: where nothing at all is taken, it is we who are
-refused, and the sink is parked. In a batch of several points the search is nearly a proof, and the
-lone point is asked but once more. Not so where what was refused has been taken later: refusals come
-from something else then, such as a balancer with one server that is ill.
 
 Sending twice is harmless: times were fixed before the spool, and a point overwrites itself.
 """
@@ -40,7 +31,7 @@ import random
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 
@@ -50,8 +41,9 @@ from gateway.frame import EMPTY_FRAME, Frame, Lane
 from gateway.settings import Secret
 from gateway.sinks import Receipt, Sink
 from gateway.sinks.budget import Budget
+from gateway.sinks.culprits import SAME_FAILURES_MAX, SLOW_SAMPLES_MIN, Culprits, Refusal
 from gateway.sinks.deadletters import DeadLetters
-from gateway.sinks.search import Proof, Search, points_of
+from gateway.sinks.search import points_of
 from gateway.sinks.selection import Selection
 from gateway.spool.reader import Backlog, Batch
 from gateway.tag import Tags
@@ -65,18 +57,10 @@ RETRY_FIRST_S = 0.5
 # for by the megabyte.
 PARKED_RETRY_FIRST_S = 30.0
 PARKED_RETRY_MAX_S = 300.0
-# A server that fails on the same bytes this often may be failing because of them ...
-SAME_FAILURES_MAX = 8
-# ... and on a point by itself, this often.
-LONE_FAILURES_MAX = 3
 # A batch that misses its deadline this often is too much for the link; this little is not.
 SLOW_FAILURES_MAX = 3
-SLOW_SAMPLES_MIN = 100
-# So often a point is refused, and another one taken, before it is a dead letter, where the refusal
-# does not say that it is about the data; more where what was refused has been taken before.
-TRIALS_MIN = 2
-DOUBT_MAX = 5
-DOUBT_BATCHES = 1000  # so long a doubt lasts
+# So long what was refused and taken later counts against the server.
+DOUBT_BATCHES = 1000
 # A path that ends connections this often, when something is sent on them, may bear only less.
 CUT_FAILURES_MAX = 4
 # A limit met by chance is left behind in fifty batches; a lasting one is met once in fourteen.
@@ -127,13 +111,6 @@ class Link:
     )  # a lock, for a sink that takes one batch at a time
 
 
-class _Refusal(NamedTuple):
-    """Nothing at all is taken."""
-
-    trouble: SinkError
-    left: Frame  # what is neither stored nor buried
-
-
 class _BudgetUsed(Exception):
     """What the link may carry in this hour or day is used up, in the middle of a batch."""
 
@@ -174,7 +151,7 @@ class Delivery:
         self._batches = self._batches_ahead = 0
         self._lane = Lane.RAW  # of the batch that is sent
         self._said_s = 0.0  # when the log was told of a trouble last
-        self._doubt = 0  # whether what is refused is refused for what it is
+        self._culprits = Culprits(self, table)
 
     async def run(self) -> None:
         """Deliver until cancelled; what was under way then is delivered again."""
@@ -200,7 +177,7 @@ class Delivery:
             self._stats.batches_total += 1
             self._batches += 1
             if self._batches % DOUBT_BATCHES == 0:
-                self._doubt = max(0, self._doubt - 1)
+                self._culprits.forget()
             self._refresh_lag()
             if self._ahead is not None:
                 await self._give_way(self._ahead)
@@ -250,142 +227,31 @@ class Delivery:
                 if await self._takes_any(frame):
                     break
 
-    async def _try(self, frame: Frame) -> _Refusal | None:
+    async def _try(self, frame: Frame) -> Refusal | None:
         """Have every row stored or buried; else what was said to those left, and to others."""
-        trouble = await self._send(frame, SAME_FAILURES_MAX)
-        if trouble is None:
-            return None
-        search, proof = Search(points_of(frame, self._table)), Proof()
-        part = frame
-        while True:
-            proof.see(trouble)
-            is_uncertain = isinstance(trouble, SinkRejected) and not trouble.is_certain
-            is_proved = not is_uncertain or await self._is_proved(proof, frame, search)
-            if not is_proved or not await self._learn(search, trouble, frame, part, proof):
-                assert trouble is not None
-                return _Refusal(trouble, proof.left(frame.where(search.rows_left)))
-            if search.is_done and not await self._is_proved(proof, frame, search):
-                return _Refusal(proof.suspects[-1][1], proof.left(EMPTY_FRAME))
-            if search.is_done:
-                if proof.has_doubted and not proof.suspects:
-                    self._doubt += self._doubt < DOUBT_MAX  # it has taken all that it refused
-                self._recovered()
-                return await self._sentence(proof.suspects)
-            part, patience = frame.where(search.rows), SAME_FAILURES_MAX
-            if search.is_narrowing:
-                patience = LONE_FAILURES_MAX if search.is_lone else 1
-            trouble = await self._send(part, patience, quiet=search.is_narrowing)
-
-    async def _sentence(self, suspects: list[tuple[Frame, SinkError]]) -> _Refusal | None:
-        """Bury what a search has found; where refusals do not hold, each is judged anew."""
-        while suspects:
-            part, refusal = suspects[0]
-            if self._doubt:
-                alone = Search(points_of(part, self._table))
-                is_judged = await self._judge(alone, refusal, part, part)
-                if not (is_judged and alone.is_done):
-                    return _Refusal(refusal, Frame.concatenate([part for part, _ in suspects]))
-            else:
-                await self._convict(part, refusal)
-            suspects = suspects[1:]
+        trouble = await self.send(frame, SAME_FAILURES_MAX)
+        if trouble is not None:
+            refusal = await self._culprits.find(frame, trouble)
+            if refusal is not None:
+                return refusal
+            self._recovered()
         return None
 
-    async def _learn(
-        self,
-        search: Search,
-        trouble: SinkError | None,
-        frame: Frame,
-        part: Frame,
-        proof: Proof,
-    ) -> bool:
-        """Tell the search what became of `part`; False where nothing at all is taken."""
-        match trouble:
-            case None:
-                search.done()
-            case SinkUnavailable(is_slow=True):
-                self._shrink(len(part) / 2, SLOW_SAMPLES_MIN)
-                search.too_many()
-            case SinkTooLarge() | SinkUnavailable(is_cut=True) if not search.is_lone:
-                self._shrink(len(part) / 2, 1)
-                search.too_many()
-            case SinkRejected(is_certain=True) if search.is_lone:
-                await self._convict(part, trouble)
-                search.done()
-            case SinkRejected() if search.is_lone and not (self._doubt or search.is_only):
-                again = await self._send(part, 1, quiet=True)
-                if isinstance(again, SinkRejected):
-                    proof.suspect(part, again)
-                else:
-                    self._doubt += 1
-                if again is None or isinstance(again, SinkRejected):
-                    search.done()
-            case _ if search.is_lone:
-                return await self._judge(search, trouble, frame, part)
-            case _:
-                search.refused()
-        return True
-
-    async def _judge(self, search: Search, trouble: SinkError, frame: Frame, part: Frame) -> bool:
-        """Have a lone point stored or buried that was refused without certainty that it is why.
-
-        A dead letter must be refused again and again while another point is taken each time. False
-        where no other is.
-        """
-        for _ in range(TRIALS_MIN * (1 + self._doubt)):
-            if not await self._takes_others(frame, search, tries=1 + self._doubt):
-                if not isinstance(trouble, SinkUnavailable):
-                    return False
-                search.acquitted()
-                return True
-            again = await self._send(part, 1, quiet=True)
-            if again is None:
-                self._doubt += self._doubt < DOUBT_MAX
-                search.done()
-                return True
-            trouble = again
-        await self._convict(part, trouble)
-        search.done()
-        return True
-
-    async def _convict(self, part: Frame, refusal: SinkError) -> None:
-        await self._bury(part, dict.fromkeys(range(len(part)), refusal.message))
-
-    async def _takes_others(self, frame: Frame, search: Search, *, tries: int = 1) -> bool:
-        """Whether the server takes points now: what it took last, or what is behind the suspect."""
-        for _ in range(tries):
-            if len(self._accepted):
-                if await self._takes_accepted():
-                    return True
-                continue
-            for rows in search.rows_behind():
-                if await self._takes(frame.where(rows)):
-                    return True
-        return False
-
-    async def _takes_accepted(self) -> bool:
-        """Whether the server takes once more what it took last; False if it has taken nothing."""
+    async def takes_accepted(self) -> bool | None:
+        """Whether the server takes once more what it took last; None if it has taken nothing."""
         if not len(self._accepted):
-            return False
+            return None
         points = points_of(self._accepted, self._table)
-        return await self._takes(self._accepted.where(points == points[-1]))
-
-    async def _is_proved(self, proof: Proof, frame: Frame, search: Search) -> bool:
-        """Whether the server takes others than the suspects, if there are any."""
-        if not proof.refused or (proof.is_given and not search.is_done):
-            return True
-        is_taken = await self._takes_others(frame, search)
-        if is_taken:
-            proof.see(None)
-        return is_taken
+        return await self.takes(self._accepted.where(points == points[-1]))
 
     async def _takes_any(self, frame: Frame) -> bool:
         """Whether the server takes a point now: what it took last, or one of these."""
         if len(self._accepted):
             frame = self._accepted
         points = points_of(frame, self._table)
-        return await self._takes(frame.where(points == random.choice(points)))  # noqa: S311
+        return await self.takes(frame.where(points == random.choice(points)))  # noqa: S311
 
-    async def _takes(self, frame: Frame) -> bool:
+    async def takes(self, frame: Frame) -> bool:
         try:
             receipt = await self._write(frame)
         except SinkError:
@@ -394,7 +260,7 @@ class Delivery:
         self._remember(frame, receipt)
         return len(receipt.rejected) < len(frame)
 
-    async def _send(self, frame: Frame, patience: int, *, quiet: bool = False) -> SinkError | None:
+    async def send(self, frame: Frame, patience: int, *, quiet: bool = False) -> SinkError | None:
         """None once a frame is stored; else why it will not do to send it again as it is.
 
         `patience` is how many faults of the server in a row are believed to be its own. A `quiet`
@@ -412,7 +278,7 @@ class Delivery:
             except SinkParked as parked:
                 trouble, state = parked, "parked"
                 faults = slow = cuts = 0
-                if (parks or quiet) and await self._takes_accepted():
+                if (parks or quiet) and await self.takes_accepted():
                     return parked  # it is this that is refused, as by a firewall, and not we
                 pause_s = _jittered(PARKED_RETRY_FIRST_S, PARKED_RETRY_MAX_S, parks)
                 parks += 1
@@ -488,7 +354,7 @@ class Delivery:
         self._stats.samples_total += len(frame) - len(receipt.rejected)
         self._remember(frame, receipt)
         if receipt.rejected:
-            await self._bury(frame, receipt.rejected)
+            await self.bury(frame, receipt.rejected)
 
     def _recovered(self) -> None:
         if self._stats.error_last:
@@ -516,10 +382,10 @@ class Delivery:
             log.log(level, "sink.%s sink=%s error=%s", state, self._sink.name, said)
         stats.state, stats.error_last = state, said
 
-    def _shrink(self, samples: float, samples_min: int) -> None:
+    def shrink(self, samples: float, samples_min: int) -> None:
         self._samples_max = max(float(samples_min), min(self._samples_max, samples))
 
-    async def _bury(self, frame: Frame, reasons: Mapping[int, str]) -> None:
+    async def bury(self, frame: Frame, reasons: Mapping[int, str]) -> None:
         self._stats.dead_letters_total += len(reasons)
         # A card that is busy must not hold up the scans.
         await asyncio.to_thread(self._dead_letters.put, frame, reasons, self._table)

@@ -12,6 +12,7 @@ sinks stop, wherever they are; the spool remembers the rest.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
@@ -56,7 +57,7 @@ CLOCK_CHECK_S = 1.0
 HEAR_PERIOD_S, HEAR_AGAIN_PERIOD_S = 30.0, 3600.0
 ATTEND_PERIOD_S = 1.0
 # Unsynced, a small file: it costs the card nothing to speak of.
-BUDGET_SAVE_PERIOD_S = 60.0
+BUDGET_SAVE_PERIOD_S = 60
 
 
 @dataclass(slots=True)
@@ -359,9 +360,10 @@ async def _kept(budget: Budget) -> AsyncIterator[None]:
             log.warning("sink.budget_not_saved error=%s", error)
 
     async def keep() -> None:
-        while True:
-            await asyncio.sleep(BUDGET_SAVE_PERIOD_S)
-            await save()
+        for second in itertools.count(1):
+            await asyncio.sleep(1.0)
+            if budget.wants_saving or second % BUDGET_SAVE_PERIOD_S == 0:
+                await save()
 
     await asyncio.to_thread(budget.load)
     async with asyncio.TaskGroup() as tasks:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,8 @@ __all__ = ["Budget"]
 log = logging.getLogger(__name__)
 
 OTHERS_SHARE = 0.8
+# Of the nearer bound: so much may be sent anew after a kill.
+UNSAVED_SHARE = 1 / 16
 HOUR_NS = 3600 * 10**9
 DAY_NS = 24 * HOUR_NS
 
@@ -53,6 +56,13 @@ class Budget:
         self._hour = _Period(HOUR_NS, bytes_hour)
         self._day = _Period(DAY_NS, bytes_day)
         self._counted = 0
+        self._unsaved = 0
+
+    @property
+    def wants_saving(self) -> bool:
+        """Whether a kill would give much of it back."""
+        bounds = [period.bytes_max for period in (self._hour, self._day) if period.bytes_max]
+        return self._unsaved > UNSAVED_SHARE * min(bounds, default=math.inf)
 
     @property
     def is_bounded(self) -> bool:
@@ -67,6 +77,7 @@ class Budget:
         """So much more has been sent."""
         self._hour.add(size, now_ns)
         self._day.add(size, now_ns)
+        self._unsaved += size
 
     def allows(self, lane: Lane, now_ns: int) -> bool:
         """Whether a batch of this lane may be sent now; it may go beyond the bound by itself."""
@@ -92,6 +103,7 @@ class Budget:
 
     def save(self) -> None:
         """Keep what was used; not synced, a power cut may give some of it back. Raises OSError."""
+        self._unsaved = 0
         facts = {
             "hour": [self._hour.number, self._hour.used],
             "day": [self._day.number, self._day.used],

@@ -73,3 +73,14 @@ def test_a_damaged_file_is_said_and_begins_anew(
     budget.load()
     assert budget.allows(Lane.RAW, NOW)
     assert "sink.budget_unreadable" in caplog.text
+
+
+def test_it_wants_to_be_saved_before_a_kill_gives_much_of_it_back(tmp_path: Path) -> None:
+    budget = Budget(tmp_path / "db.json", bytes_hour=1600, bytes_day=20_000)
+    budget.add(100, NOW)
+    assert not budget.wants_saving
+    budget.add(1, NOW)
+    assert budget.wants_saving
+    budget.save()
+    assert not budget.wants_saving
+    assert not Budget(tmp_path / "other.json").wants_saving

@@ -5,6 +5,9 @@
 
 A batch is synced before it counts as stored. What a power cut left of a last line is cut off at
 the next start; the batch it was of is written again, so lines can come twice: (tag, time) tells.
+
+Others may work on the files meanwhile, such as logrotate. Each write goes to the file that has the
+name now, at the end it has now; one that was moved away, deleted or emptied is begun anew.
 """
 
 from __future__ import annotations
@@ -96,32 +99,49 @@ class FileSink:
 
     def _open_for(self, size: int) -> None:
         """Have a file open that has room, and room in the folder."""
-        if self._descriptor < 0 or not os.fstat(self._descriptor).st_nlink:
+        if not self._is_in_place():
             self._close()
             self._folder.mkdir(exist_ok=True)  # its parent must be there: a stick may be missing
             newest = max(self._files(), default=None)
             self._begin(newest[1] if newest else self._file(1))
+        elif os.fstat(self._descriptor).st_size != self._size:
+            self._settle()  # somebody else has shortened it, or written to it
         if self._size + size > self._settings.file_bytes_max and self._size > len(self._header):
             number = max(self._files(), default=(0, self._folder))[0]
             self._close()
             self._begin(self._file(number + 1))
         self._make_room(size)
 
+    def _is_in_place(self) -> bool:
+        """Whether the file that is open still has its name."""
+        if self._descriptor < 0:
+            return False
+        try:
+            named = self._path.stat()
+        except FileNotFoundError:
+            return False
+        return os.path.samestat(named, os.fstat(self._descriptor))
+
     def _begin(self, path: Path) -> None:
         """Open a file to append to, without what is torn at its end."""
         self._path = path
         is_new = not path.exists()
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
-        self._size = _cut_torn_line(self._descriptor)
-        if not self._size:
-            _write_all(self._descriptor, self._header)
-            self._size = len(self._header)
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+        self._descriptor = os.open(path, flags, 0o640)
+        self._settle()
         if is_new:
             descriptor = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
+
+    def _settle(self) -> None:
+        """Have the file end with a whole line, the header at least."""
+        self._size = _cut_torn_line(self._descriptor)
+        if not self._size:
+            _write_all(self._descriptor, self._header)
+            self._size = len(self._header)
 
     def _make_room(self, size: int) -> None:
         files = sorted(self._files())
@@ -166,7 +186,7 @@ def _write_all(descriptor: int, data: bytes) -> None:
 
 
 def _cut_torn_line(descriptor: int) -> int:
-    """Truncate behind the last line break and stand there; the size that is left."""
+    """Truncate behind the last line break; the size that is left."""
     size = end = os.fstat(descriptor).st_size
     whole = 0
     while end and not whole:  # what a power cut left of a batch may be megabytes of zeros
@@ -175,7 +195,6 @@ def _cut_torn_line(descriptor: int) -> int:
         whole, end = (0 if whole == begin else whole), begin
     if whole < size:
         os.ftruncate(descriptor, whole)
-    os.lseek(descriptor, whole, os.SEEK_SET)
     return whole
 
 

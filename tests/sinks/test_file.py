@@ -150,6 +150,73 @@ async def test_a_folder_that_is_deleted_underneath_is_made_anew(tmp_path: Path) 
     assert ",2.0," in (tmp_path / "out" / "stick-000001.csv").read_text()
 
 
+def values_in(path: Path) -> list[float]:
+    """What a file holds, which must be whole: JSON lines, or CSV below its header."""
+    lines = path.read_text().splitlines()
+    if path.suffix.startswith(".jsonl"):
+        return [json.loads(line)["value"] for line in lines]
+    assert lines[0] == "time,tag,value,unit,quality"
+    return [float(line.split(",")[2]) for line in lines[1:]]
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
+async def test_a_file_that_is_copied_and_emptied_begins_anew(tmp_path: Path, form: str) -> None:
+    """As logrotate does with `copytruncate`."""
+    sink = sink_in(tmp_path, format=form)
+    path = tmp_path / "out" / f"stick-000001.{form}"
+    copy = tmp_path / f"copy.{form}"
+    async with sink.session():
+        await put(sink, 1.0, 2.0)
+        copy.write_bytes(path.read_bytes())
+        os.truncate(path, 0)
+        await put(sink, 3.0)
+        await put(sink, 4.0)
+    assert values_in(copy) == [1, 2]
+    assert values_in(path) == [3, 4]
+
+
+@pytest.mark.parametrize("is_made_anew", [False, True])
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
+async def test_a_file_that_is_moved_away_is_left_alone_from_then_on(
+    tmp_path: Path, form: str, *, is_made_anew: bool
+) -> None:
+    """As logrotate does with `create`, or `nocreate`."""
+    sink = sink_in(tmp_path, format=form)
+    path = tmp_path / "out" / f"stick-000001.{form}"
+    moved = tmp_path / "out" / f"moved.{form}"
+    async with sink.session():
+        await put(sink, 1.0, 2.0)
+        path.rename(moved)
+        if is_made_anew:
+            path.touch()
+        await put(sink, 3.0)
+        await put(sink, 4.0)
+    assert values_in(moved) == [1, 2]
+    assert values_in(path) == [3, 4]
+
+
+async def test_a_folder_that_is_moved_away_is_left_alone_from_then_on(tmp_path: Path) -> None:
+    sink = sink_in(tmp_path)
+    async with sink.session():
+        await put(sink, 1.0)
+        (tmp_path / "out").rename(tmp_path / "taken")
+        await put(sink, 2.0)
+    assert values_in(tmp_path / "taken" / "stick-000001.csv") == [1]
+    assert values_in(tmp_path / "out" / "stick-000001.csv") == [2]
+
+
+async def test_a_file_that_somebody_cut_within_a_line_goes_on_with_whole_lines(
+    tmp_path: Path,
+) -> None:
+    sink = sink_in(tmp_path)
+    path = tmp_path / "out" / "stick-000001.csv"
+    async with sink.session():
+        await put(sink, 1.0, 2.0)
+        os.truncate(path, path.stat().st_size - 10)
+        await put(sink, 3.0)
+    assert values_in(path) == [1, 3]
+
+
 async def test_a_folder_that_may_not_be_written_parks_with_a_hint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,7 +5,8 @@ is stored once. A message is stored once its delivery report says so. What is no
 deadline is purged and sent again by the delivery, and may then come twice, as may a minute of
 samples after a restart of the gateway: (tag, time) tells.
 
-librdkafka has threads of its own; its calls are made in ours, off the event loop.
+librdkafka has threads of its own; its calls are made in one of the sink's, off the event loop: what
+waits for brokers that are away must not keep others from the threads that all share.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -58,7 +60,8 @@ class KafkaSink:
         self._settings = settings
         self._encoder = MessageEncoder(table, settings.format)
         self._producer: Any = None
-        self._is_ending = False
+        self._thread = ThreadPoolExecutor(1, f"sink-{settings.name}")
+        self._is_given_up = False  # the write that is under way in the thread
         self._said = ""  # by the client of its connections, since the last batch
 
     @asynccontextmanager
@@ -67,14 +70,19 @@ class KafkaSink:
         try:
             yield
         finally:
-            self._is_ending = True  # a write that was cancelled may still wait in its thread
-            await asyncio.to_thread(self._close)
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._close)
+            self._thread.shutdown(wait=False)
 
     async def write(self, frame: Frame) -> Receipt:
         """Produce a frame; see `Sink.write`."""
         began_s = time.monotonic()
         messages, rejected = self._encoder.encode(frame, self._settings.bytes_max)
-        trouble, refused = await asyncio.to_thread(self._produce, messages)
+        loop = asyncio.get_running_loop()
+        try:
+            trouble, refused = await loop.run_in_executor(self._thread, self._produce, messages)
+        except asyncio.CancelledError:
+            self._is_given_up = True  # else the thread would wait until the deadline
+            raise
         if trouble is not None:
             raise trouble
         self.stats.bytes_total += sum(len(message.payload) for message in messages)
@@ -83,6 +91,7 @@ class KafkaSink:
 
     def _produce(self, messages: Sequence[Message]) -> tuple[SinkError | None, dict[int, str]]:
         """Send all and wait for their reports: the worst that was said, and refused rows."""
+        self._is_given_up = False
         producer = self._opened()
         troubles: list[SinkError] = []
         refused: dict[int, str] = {}
@@ -109,7 +118,7 @@ class KafkaSink:
                 troubles.append(SinkTooLarge("more than the client holds at once"))
                 break
         deadline_s = time.monotonic() + self._settings.timeout
-        while waiting > 0 and time.monotonic() < deadline_s and not self._is_ending:
+        while waiting > 0 and time.monotonic() < deadline_s and not self._is_given_up:
             producer.poll(POLL_S)
         if waiting > 0:
             waited = f"{self._settings.brokers}: no answer within {self._settings.timeout:g} s"

@@ -6,7 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
@@ -101,6 +101,22 @@ async def test_no_broker_is_unavailable_within_the_deadline_and_keeps_nothing() 
         with pytest.raises(SinkUnavailable, match=r"timed out|no answer within 1 s"):
             await sink.write(frame_of(0, 1))
         assert sink._producer is None
+
+
+async def test_many_sinks_without_brokers_hold_up_nobody_and_end_at_once() -> None:
+    sinks = [sink_to(f"127.0.0.1:{free_port()}", name=f"works-{i}") for i in range(12)]
+    async with AsyncExitStack() as opened:
+        for sink in sinks:
+            await opened.enter_async_context(sink.session())
+        writing = [asyncio.create_task(sink.write(frame_of(0, 10))) for sink in sinks]
+        await asyncio.sleep(0.5)
+        async with asyncio.timeout(1):
+            await asyncio.to_thread(str)  # a file, a dead letter, or what is compressed
+        assert not any(task.done() for task in writing)
+        for task in writing:
+            task.cancel()
+        began_s = time.monotonic()
+    assert time.monotonic() - began_s < 2.5
 
 
 async def test_a_setting_that_the_library_refuses_parks(brokers: str) -> None:

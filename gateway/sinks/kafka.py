@@ -76,7 +76,9 @@ class KafkaSink:
     async def write(self, frame: Frame) -> Receipt:
         """Produce a frame; see `Sink.write`."""
         began_s = time.monotonic()
-        messages, rejected = self._encoder.encode(frame, self._settings.bytes_max)
+        bytes_max = self._settings.bytes_max
+        wholes, rejected = self._encoder.encode(frame, bytes_max)
+        messages = [message for whole in wholes for message in whole.cut(bytes_max)]
         loop = asyncio.get_running_loop()
         try:
             trouble, refused = await loop.run_in_executor(self._thread, self._produce, messages)
@@ -85,7 +87,7 @@ class KafkaSink:
             raise
         if trouble is not None:
             raise trouble
-        self.stats.bytes_total += sum(len(message.payload) for message in messages)
+        self.stats.bytes_total += sum(message.size for message in messages)
         self.stats.latency_ms_last = (time.monotonic() - began_s) * 1000
         return Receipt(accepted=range(len(frame)), rejected=rejected | refused)
 

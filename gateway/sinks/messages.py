@@ -1,12 +1,12 @@
 """Messages: a frame cut into payloads of one asset each, for brokers that keep messages.
 
 Of each asset the order of samples is kept. A payload holds JSON lines or points, whole ones; what
-alone is larger than a message may be is refused.
+alone is larger than a message may be is refused. What a broker finds too large is cut smaller, and
+only a line that it refuses by itself is refused for good.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,11 +23,38 @@ __all__ = ["Message", "MessageEncoder"]
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """Some samples of one asset."""
+    """Some samples of one asset: whole lines, and the frame's rows that each is made of."""
 
     asset: str
-    payload: bytes
-    rows: Sequence[int]  # of the frame
+    lines: list[bytes]
+    rows_of: list[RowArray]
+
+    @property
+    def payload(self) -> bytes:
+        return b"".join(self.lines)
+
+    @property
+    def rows(self) -> list[int]:
+        rows: list[int] = np.concatenate(self.rows_of).tolist()
+        return rows
+
+    @property
+    def size(self) -> int:
+        """Bytes of the payload."""
+        return sum(map(len, self.lines))
+
+    def cut(self, bytes_max: int) -> list[Message]:
+        """Messages of at most `bytes_max`, one line at least."""
+        messages, start = [], 0
+        for stop in http.cuts(self.lines, bytes_max):
+            part = slice(start, stop)
+            messages.append(Message(self.asset, self.lines[part], self.rows_of[part]))
+            start = stop
+        return messages
+
+    def cut_smaller(self) -> list[Message]:
+        """What a broker found too large, in at least two messages; none if it is one line."""
+        return self.cut(self.size // 2) if len(self.lines) > 1 else []
 
 
 class MessageEncoder:
@@ -43,7 +70,7 @@ class MessageEncoder:
         self._asset_of: IdArray = np.empty(0, np.int32)  # by tag id, a place in `assets`
 
     def encode(self, frame: Frame, bytes_max: int) -> tuple[list[Message], dict[int, str]]:
-        """The messages of a frame, and the rows that no message can carry, each with the reason."""
+        """A message for each asset, to be cut; and rows of a line beyond `bytes_max`, with that."""
         self._prepare()
         refused: dict[int, str] = {}
         if self._form == "lineprotocol":
@@ -67,21 +94,10 @@ class MessageEncoder:
         messages: list[Message] = []
         for chosen in np.split(kept, np.flatnonzero(np.diff(assets[kept])) + 1):
             if len(chosen):
-                asset, places = int(assets[chosen[0]]), chosen.tolist()
-                messages += self._cut(
-                    asset, [pieces[i] for i in places], [rows_of[i] for i in places], bytes_max
-                )
+                asset, places = self._assets[int(assets[chosen[0]])], chosen.tolist()
+                lines = [pieces[i] for i in places]
+                messages.append(Message(asset, lines, [rows_of[i] for i in places]))
         return messages, refused
-
-    def _cut(
-        self, asset: int, pieces: list[bytes], rows_of: list[RowArray], bytes_max: int
-    ) -> list[Message]:
-        messages, start = [], 0
-        for stop in http.cuts(pieces, bytes_max):
-            rows = np.concatenate(rows_of[start:stop]).tolist()
-            messages.append(Message(self._assets[asset], b"".join(pieces[start:stop]), rows))
-            start = stop
-        return messages
 
     def _prepare(self) -> None:
         known = len(self._asset_of)

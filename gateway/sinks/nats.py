@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 __all__ = ["NatsSink", "build", "subject_token"]
 
 IN_FLIGHT_MAX = 64
-# The server counts headers as payload; ours take less.
-HEADER_BYTES = 512
+# The server counts headers as payload; ours are 59 bytes.
+HEADER_BYTES = 64
 # JetStream's own codes (nats-server, server/errors.json).
 _TOO_LARGE = 10054
 _NOT_IN_TOKEN = re.compile(r"[\s.*>\x00-\x1f\x7f]")
@@ -69,6 +69,7 @@ class NatsSink:
         self._client: Client | None = None
         self._said = ""  # by the client, of what it tried last
         self._lost = asyncio.Event()  # the connection of `client` is over
+        self._bytes_cut = settings.bytes_max  # less once the stream found that too large
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[None]:
@@ -100,49 +101,68 @@ class NatsSink:
         return Receipt(accepted=range(len(frame)), rejected=rejected)
 
     async def _publish(self, frame: Frame) -> dict[int, str]:
+        """Have a frame stored; the rows that the stream will never take."""
         client = await self._connected()
         bytes_max = min(self._settings.bytes_max, client.max_payload - HEADER_BYTES)
-        messages, refused = self._encoder.encode(frame, bytes_max)
+        wholes, refused = self._encoder.encode(frame, bytes_max)
+        stream = client.jetstream()
+        cut = min(bytes_max, self._bytes_cut)
+        messages = [message for whole in wholes for message in whole.cut(cut)]
+        while messages:
+            too_large = await self._send_all(stream, messages)
+            messages = []
+            for message, why in too_large:
+                smaller = message.cut_smaller()
+                messages += smaller
+                if smaller:
+                    self._bytes_cut = min(self._bytes_cut, message.size // 2)
+                else:
+                    refused |= dict.fromkeys(message.rows, why)
+        return refused
+
+    async def _send_all(
+        self, stream: JetStreamContext, messages: list[Message]
+    ) -> list[tuple[Message, str]]:
+        """Have messages stored; those that the stream finds too large, with its words."""
         room = asyncio.Semaphore(IN_FLIGHT_MAX)
         ending = asyncio.ensure_future(self._lost.wait())
-        stream = client.jetstream()
         sending = asyncio.gather(*(self._send(stream, message, room) for message in messages))
         both: set[asyncio.Future[Any]] = {ending, sending}
         try:
             await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
             if not sending.done():
                 raise ConnectionResetError("the connection was lost")
-            for told in sending.result():
-                refused |= told
+            refusals = zip(messages, sending.result(), strict=True)
+            return [(message, why) for message, why in refusals if why]
         finally:
             ending.cancel()
             sending.cancel()
             with contextlib.suppress(asyncio.CancelledError, Exception):
                 await sending
-        self.stats.bytes_total += sum(len(message.payload) for message in messages)
-        return refused
 
     async def _send(
         self, stream: JetStreamContext, message: Message, room: asyncio.Semaphore
-    ) -> dict[int, str]:
-        """Publish one; the rows that the stream will never take."""
+    ) -> str:
+        """Publish one; why the stream will never take it, if so."""
         from nats.js.errors import APIError  # noqa: PLC0415 - loaded by now
 
         subject = self._settings.subject.replace("{asset}", subject_token(message.asset))
-        key = hashlib.blake2b(subject.encode() + b"\n" + message.payload, digest_size=16)
+        payload = message.payload
+        key = hashlib.blake2b(subject.encode() + b"\n" + payload, digest_size=16)
         async with room:
+            self.stats.bytes_total += len(payload)
             try:
                 await stream.publish(
                     subject,
-                    message.payload,
+                    payload,
                     timeout=self._settings.timeout,
                     headers={"Nats-Msg-Id": key.hexdigest()},
                 )
             except APIError as refusal:
                 if refusal.err_code != _TOO_LARGE:
                     raise
-                return dict.fromkeys(message.rows, str(refusal.description))
-        return {}
+                return str(refusal.description)
+        return ""
 
     async def _connected(self) -> Client:
         if self._client is not None and not self._lost.is_set():
@@ -154,6 +174,7 @@ class NatsSink:
             hint = "pip install 'sluicegate[nats]'"
             raise SinkParked("NATS needs nats-py, which is not installed", hint=hint) from missing
         self._lost = lost = asyncio.Event()
+        self._bytes_cut = self._settings.bytes_max  # the stream may be another by now
 
         async def over() -> None:
             lost.set()

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.frame import Frame
-from gateway.sinks.messages import MessageEncoder
+from gateway.sinks.messages import Message, MessageEncoder
 from gateway.tag import DataType, TagTable
 from tests.samples import make_frame, make_tag
 
@@ -35,8 +35,10 @@ def test_every_row_is_in_one_message_of_its_asset(
 ) -> None:
     table = a_plant()
     frame = make_frame([(float(t), tag, float(value)) for t, tag, value in rows])
-    messages, refused = MessageEncoder(table, form).encode(frame, bytes_max)
+    wholes, refused = MessageEncoder(table, form).encode(frame, bytes_max)
     assert not refused
+    assert len({whole.asset for whole in wholes}) == len(wholes)
+    messages = [message for whole in wholes for message in whole.cut(bytes_max)]
     found = [row for message in messages for row in message.rows]
     assert len(found) == len(set(found))
     if form == "jsonl":
@@ -49,7 +51,24 @@ def test_every_row_is_in_one_message_of_its_asset(
             assert [json.loads(line)["value"] for line in message.payload.splitlines()] == [
                 frame.values[row] for row in message.rows
             ]
-            assert list(message.rows) == sorted(message.rows)
+            assert message.rows == sorted(message.rows)
+
+
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=30))
+def test_what_is_too_large_is_cut_until_each_line_is_alone(sizes: list[int]) -> None:
+    lines = [b"x" * size + b"\n" for size in sizes]
+    left = [Message("pump", lines, [np.array([i]) for i in range(len(lines))])]
+    alone = []
+    while left:
+        message = left.pop()
+        smaller = message.cut_smaller()
+        assert [row for part in smaller for row in part.rows] == (message.rows if smaller else [])
+        if smaller:
+            assert max(part.size for part in smaller) < message.size
+            left += smaller
+        else:
+            alone.append((message.rows, message.payload))
+    assert sorted(alone) == [([i], line) for i, line in enumerate(lines)]
 
 
 @pytest.mark.parametrize("form", ["jsonl", "lineprotocol"])
@@ -63,7 +82,7 @@ def test_what_alone_is_too_large_is_refused_and_nothing_else(
     messages, refused = MessageEncoder(table, form).encode(frame, 1000)
     assert "a message may have 1000" in refused[1]
     assert list(refused) == [1]
-    assert [list(message.rows) for message in messages] == [[0, 2]]
+    assert [message.rows for message in messages] == [[0, 2]]
 
 
 def test_a_frame_of_nothing_is_no_message() -> None:

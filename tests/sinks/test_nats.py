@@ -150,15 +150,69 @@ async def test_a_full_stream_keeps_the_samples_here(tmp_path: Path) -> None:
         assert await contents(server) == {"plant.pump": [2], "plant.mixer_1": [3]}
 
 
-async def test_a_message_that_the_stream_finds_too_large_is_refused_alone(tmp_path: Path) -> None:
+async def test_what_the_stream_finds_too_large_is_cut_smaller(tmp_path: Path) -> None:
     with running(Nats(tmp_path / "nats")) as server:
         await make_stream(server, max_msg_size=600)
         sink = sink_to(server.url)
         async with sink.session():
-            frame = Frame.concatenate([frame_of(0, 12), frame_of(1, 1)])
-            receipt = await sink.write(frame)
-        assert set(receipt.rejected) == set(range(13))  # six or seven samples a message are more
-        assert "exceeds" in receipt.rejected[0]
+            for first in (0, 100):
+                receipt = await sink.write(frame_of(first, 100))
+                assert receipt.accepted == range(100)
+                assert not receipt.rejected
+        found = await contents(server)
+    assert {subject: sorted(values) for subject, values in found.items()} == {
+        "plant.pump": list(range(0, 200, 2)),
+        "plant.mixer_1": list(range(1, 200, 2)),
+    }
+
+
+async def test_the_size_that_a_stream_takes_is_remembered(tmp_path: Path) -> None:
+    with running(Nats(tmp_path / "nats")) as server:
+        await make_stream(server, max_msg_size=600)
+        sink = sink_to(server.url)
+        async with sink.session():
+            await sink.write(frame_of(0, 100))
+            searched = sink.stats.bytes_total
+            await sink.write(frame_of(100, 100))
+            assert sink.stats.bytes_total - searched < searched / 2  # nothing was sent twice
+        found = await contents(server)
+    assert found["plant.pump"][50:] == list(range(100, 200, 2))  # nor out of its order
+
+
+async def test_only_a_sample_too_large_by_itself_is_refused(tmp_path: Path) -> None:
+    with running(Nats(tmp_path / "nats")) as server:
+        await make_stream(server, max_msg_size=600)
+        sink = sink_to(server.url)
+        labels = (("asset", "pump"), ("text", "p" * 600))
+        long = sink._encoder._table.add(make_tag("pump.long", labels=labels))
+        async with sink.session():
+            rows = [(1000.0 + i, i % 2, float(i)) for i in range(40)]
+            rows[20] = (1020.0, long, 20.0)
+            receipt = await sink.write(make_frame(rows))
+        assert list(receipt.rejected) == [20]
+        assert "exceeds" in receipt.rejected[20]
+        found = await contents(server)
+    assert sorted(found["plant.pump"]) == [i for i in range(0, 40, 2) if i != 20]
+    assert sorted(found["plant.mixer_1"]) == list(range(1, 40, 2))
+
+
+async def test_a_servers_own_bound_is_kept_to_the_byte(tmp_path: Path) -> None:
+    with running(Nats(tmp_path / "nats", lines="max_payload: 1024\n")) as server:
+        await make_stream(server)
+        sink = sink_to(server.url)
+        sizes = {}
+        for size in (600, 2000):
+            labels = (("asset", "pump"), ("text", "p" * size))
+            sizes[size] = sink._encoder._table.add(make_tag(f"pump.t{size}", labels=labels))
+        async with sink.session():
+            rows = [(1000.0 + i, i % 2, float(i)) for i in range(40)]
+            rows[10] = (1010.0, sizes[600], 10.0)  # nearly all that a message may have
+            rows[20] = (1020.0, sizes[2000], 20.0)
+            receipt = await sink.write(make_frame(rows))
+        assert list(receipt.rejected) == [20]
+        assert "a message may have 960" in receipt.rejected[20]
+        found = await contents(server)
+    assert found["plant.pump"] == [i for i in range(0, 40, 2) if i != 20]
 
 
 async def test_a_login_is_read_anew_and_a_wrong_one_parks(

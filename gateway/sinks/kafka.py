@@ -14,9 +14,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 from gateway.errors import SinkError, SinkParked, SinkTooLarge, SinkUnavailable
@@ -28,7 +29,8 @@ from gateway.tag import Tags
 
 __all__ = ["KafkaSink", "build"]
 
-_REFUSED = ("MSG_SIZE_TOO_LARGE", "INVALID_MSG_SIZE", "INVALID_RECORD", "POLICY_VIOLATION")
+_TOO_LARGE = ("MSG_SIZE_TOO_LARGE", "INVALID_MSG_SIZE")
+_REFUSED = ("INVALID_RECORD", "POLICY_VIOLATION")
 _PARKED = (
     "_AUTHENTICATION",
     "SASL_AUTHENTICATION_FAILED",
@@ -49,6 +51,21 @@ def build(settings: KafkaSettings, table: Tags) -> KafkaSink:
     return KafkaSink(settings, table)
 
 
+@dataclass(slots=True)
+class _Reports:
+    """What was said of some messages."""
+
+    waiting: int  # for those that nothing was said of yet
+    troubles: list[SinkError] = field(default_factory=list)
+    refused: list[tuple[Message, str]] = field(default_factory=list)
+    too_large: list[tuple[Message, str]] = field(default_factory=list)
+
+    @property
+    def worst(self) -> SinkError | None:
+        parked = (trouble for trouble in self.troubles if isinstance(trouble, SinkParked))
+        return next(parked, next(iter(self.troubles), None))
+
+
 class KafkaSink:
     """Produces frames to one topic."""
 
@@ -63,6 +80,8 @@ class KafkaSink:
         self._thread = ThreadPoolExecutor(1, f"sink-{settings.name}")
         self._is_given_up = False  # the write that is under way in the thread
         self._said = ""  # by the client of its connections, since the last batch
+        self._bytes_cut = settings.bytes_max  # less once the topic found that too large
+        self._is_one_by_one = False  # each by itself, since then
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[None]:
@@ -78,59 +97,102 @@ class KafkaSink:
         began_s = time.monotonic()
         bytes_max = self._settings.bytes_max
         wholes, rejected = self._encoder.encode(frame, bytes_max)
-        messages = [message for whole in wholes for message in whole.cut(bytes_max)]
         loop = asyncio.get_running_loop()
         try:
-            trouble, refused = await loop.run_in_executor(self._thread, self._produce, messages)
+            trouble, refused = await loop.run_in_executor(self._thread, self._produce, wholes)
         except asyncio.CancelledError:
             self._is_given_up = True  # else the thread would wait until the deadline
             raise
         if trouble is not None:
             raise trouble
-        self.stats.bytes_total += sum(message.size for message in messages)
         self.stats.latency_ms_last = (time.monotonic() - began_s) * 1000
         return Receipt(accepted=range(len(frame)), rejected=rejected | refused)
 
-    def _produce(self, messages: Sequence[Message]) -> tuple[SinkError | None, dict[int, str]]:
+    def _produce(self, wholes: Sequence[Message]) -> tuple[SinkError | None, dict[int, str]]:
         """Send all and wait for their reports: the worst that was said, and refused rows."""
         self._is_given_up = False
-        producer = self._opened()
-        troubles: list[SinkError] = []
         refused: dict[int, str] = {}
-        waiting = len(messages)
+        messages = [message for whole in wholes for message in whole.cut(self._bytes_cut)]
+        deadline_s = time.monotonic() + self._settings.timeout
+        while messages:
+            reports = self._report_of(messages, deadline_s)
+            if reports.troubles:
+                return reports.worst, refused
+            for message, why in reports.refused:
+                refused |= dict.fromkeys(message.rows, why)
+            messages = self._cut_smaller(reports.too_large, refused)
+        return None, refused
 
-        def report(error: Any, message: Message) -> None:
-            nonlocal waiting
-            waiting -= 1
-            if error is not None and error.name() in _REFUSED:
-                refused.update(dict.fromkeys(message.rows, error.str()))
-            elif error is not None:
-                troubles.append(self._told(error))
-
+    def _report_of(self, messages: Sequence[Message], deadline_s: float) -> _Reports:
+        """Send messages and wait for what is said of them."""
+        producer = self._opened()
+        reports = _Reports(len(messages))
         for sent, message in enumerate(messages):
             try:
-                producer.produce(
-                    self._settings.topic,
-                    key=message.asset.encode("utf-8", "replace"),
-                    value=message.payload,
-                    on_delivery=lambda error, _, message=message: report(error, message),
-                )
+                self._send(producer, message, reports)
             except BufferError:
-                waiting -= len(messages) - sent
-                troubles.append(SinkTooLarge("more than the client holds at once"))
+                reports.waiting -= len(messages) - sent
+                reports.troubles.append(SinkTooLarge("more than the client holds at once"))
                 break
-        deadline_s = time.monotonic() + self._settings.timeout
-        while waiting > 0 and time.monotonic() < deadline_s and not self._is_given_up:
+        while reports.waiting > 0 and time.monotonic() < deadline_s and not self._is_given_up:
             producer.poll(POLL_S)
-        if waiting > 0:
+        if reports.waiting > 0:
             waited = f"{self._settings.brokers}: no answer within {self._settings.timeout:g} s"
             producer.purge(in_queue=True, in_flight=True, blocking=False)
             producer.flush(1.0)
             self._close()  # the numbers of what was purged are used up
-            return next(filter(_is_parked, troubles), SinkUnavailable(waited)), refused
-        if any(not isinstance(trouble, SinkTooLarge) for trouble in troubles):
+            parked = [trouble for trouble in reports.troubles if isinstance(trouble, SinkParked)]
+            reports.troubles = [*parked, SinkUnavailable(waited)]
+        elif any(not isinstance(trouble, SinkTooLarge) for trouble in reports.troubles):
             self._close()
-        return next(filter(_is_parked, troubles), next(iter(troubles), None)), refused
+        return reports
+
+    def _send(self, producer: Any, message: Message, reports: _Reports) -> None:
+        """Hand one to the client; its report comes later, or at once."""
+        from confluent_kafka import KafkaException  # noqa: PLC0415 - loaded by now
+
+        def report(error: Any, _: object = None) -> None:
+            reports.waiting -= 1
+            if error is None:
+                return
+            match error.name():
+                case name if name in _TOO_LARGE:
+                    reports.too_large.append((message, error.str()))
+                case name if name in _REFUSED:
+                    reports.refused.append((message, error.str()))
+                case _:
+                    reports.troubles.append(self._told(error))
+
+        payload, key = message.payload, message.asset.encode("utf-8", "replace")
+        try:
+            producer.produce(self._settings.topic, key=key, value=payload, on_delivery=report)
+        except KafkaException as refusal:  # larger than the client itself may send
+            report(refusal.args[0])
+        self.stats.bytes_total += len(payload)
+
+    def _cut_smaller(
+        self, too_large: Sequence[tuple[Message, str]], refused: dict[int, str]
+    ) -> list[Message]:
+        """What to send in place of messages that the topic finds too large.
+
+        The topic's bound is on what the client sends together: a line is refused for good only
+        when it was sent by itself.
+        """
+        cut, smaller = self._bytes_cut, []
+        for message, why in too_large:
+            parts = message.cut_smaller()
+            if parts:
+                cut = min(cut, message.size // 2)
+            elif self._is_one_by_one:
+                refused |= dict.fromkeys(message.rows, why)
+            else:
+                parts = [message]
+            smaller += parts
+        if too_large and not self._is_one_by_one:
+            self._close()
+            self._is_one_by_one = True
+        self._bytes_cut = cut
+        return smaller
 
     def _opened(self) -> Any:
         if self._producer is not None:
@@ -177,10 +239,10 @@ class KafkaSink:
         if settings.tls and settings.tls_ca:
             facts["ssl.ca.location"] = settings.tls_ca
         protocol = ("SASL_" if settings.username else "") + ("SSL" if settings.tls else "PLAINTEXT")
-        return facts | {"security.protocol": protocol} | dict(self._extra())
-
-    def _extra(self) -> Mapping[str, Any]:
-        return self._settings.librdkafka
+        facts |= {"security.protocol": protocol} | dict(settings.librdkafka)
+        if self._is_one_by_one:
+            facts["batch.num.messages"] = 1
+        return facts
 
     def _hear(self, error: Any) -> None:
         """In librdkafka's turn of `poll`."""
@@ -194,12 +256,9 @@ class KafkaSink:
         return SinkUnavailable(told)
 
     def _close(self) -> None:
+        self._bytes_cut, self._is_one_by_one = self._settings.bytes_max, False
         producer, self._producer = self._producer, None
         if producer is not None:
             with contextlib.suppress(Exception):
                 producer.purge(in_queue=True, in_flight=True, blocking=False)
                 producer.flush(0.5)
-
-
-def _is_parked(error: SinkError) -> bool:
-    return isinstance(error, SinkParked)

@@ -7,9 +7,10 @@ import json
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any, ClassVar
 
 import pytest
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
 
 from gateway.errors import SinkParked, SinkTooLarge, SinkUnavailable
 from gateway.frame import Frame
@@ -134,6 +135,107 @@ async def test_a_sample_too_large_for_any_message_is_refused_alone(brokers: str)
         receipt = await sink.write(frame)
     assert list(receipt.rejected) == [4]
     assert await asyncio.to_thread(contents, brokers, 4) == {"pump": [0, 2], "mixer": [1, 3]}
+
+
+class StrictProducer:
+    """The client, before a topic with a small `max.message.bytes`, which librdkafka's mock cluster
+    has not: that bound is on all that goes there together.
+    """
+
+    bytes_max = 0
+    batches: ClassVar[list[int]] = []
+
+    def __init__(self, facts: dict[str, Any]) -> None:
+        self._real = Producer(facts)
+        self._is_one_by_one = facts.get("batch.num.messages") == 1
+        self._together: list[dict[str, Any]] = []
+
+    def produce(self, topic: str, **facts: Any) -> None:
+        self._together.append({"topic": topic} | facts)
+        if self._is_one_by_one:
+            self._send()
+
+    def poll(self, timeout_s: float) -> int:
+        self._send()
+        return self._real.poll(timeout_s)
+
+    def _send(self) -> None:
+        together, self._together = self._together, []
+        size = sum(len(facts["value"]) for facts in together)
+        self.batches.append(size)
+        for facts in together:
+            if size <= self.bytes_max:
+                self._real.produce(**facts)
+            else:
+                facts["on_delivery"](KafkaError(KafkaError.MSG_SIZE_TOO_LARGE), None)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+
+@pytest.fixture
+def strict(monkeypatch: pytest.MonkeyPatch) -> type[StrictProducer]:
+    class Strict(StrictProducer):
+        bytes_max = 600
+        batches: ClassVar[list[int]] = []
+
+    monkeypatch.setattr("confluent_kafka.Producer", Strict)
+    return Strict
+
+
+async def test_what_the_topic_finds_too_large_is_cut_smaller(
+    brokers: str, strict: type[StrictProducer]
+) -> None:
+    sink = sink_to(brokers)
+    async with sink.session():
+        receipt = await sink.write(frame_of(0, 100))
+        assert receipt.accepted == range(100)
+        assert not receipt.rejected
+        strict.batches.clear()
+        receipt = await sink.write(frame_of(100, 100))
+        assert max(strict.batches) <= strict.bytes_max  # the size is remembered
+        assert not receipt.rejected
+    found = await asyncio.to_thread(contents, brokers, 200)
+    assert sorted(found["pump"]) == list(range(0, 200, 2))
+    assert sorted(found["mixer"]) == list(range(1, 200, 2))
+
+
+@pytest.mark.usefixtures("strict")
+async def test_only_a_sample_too_large_by_itself_is_refused(brokers: str) -> None:
+    sink = sink_to(brokers)
+    labels = (("asset", "pump"), ("text", "p" * 600))
+    long = sink._encoder._table.add(make_tag("pump.long", labels=labels))
+    rows = [(1000.0 + i, i % 2, float(i)) for i in range(40)]
+    rows[20] = (1020.0, long, 20.0)
+    async with sink.session():
+        receipt = await sink.write(make_frame(rows))
+    assert list(receipt.rejected) == [20]
+    assert "size too large" in receipt.rejected[20]
+    found = await asyncio.to_thread(contents, brokers, 39)
+    assert sorted(found["pump"]) == [i for i in range(0, 40, 2) if i != 20]
+    assert sorted(found["mixer"]) == list(range(1, 40, 2))
+
+
+async def test_samples_are_not_refused_for_what_is_sent_with_them(
+    brokers: str, strict: type[StrictProducer]
+) -> None:
+    """Two lines, each a message that fits, went to the topic together and were too much."""
+    sink = sink_to(brokers)
+    strict.bytes_max = 200
+    async with sink.session():
+        receipt = await sink.write(frame_of(0, 2))
+    assert not receipt.rejected
+    assert await asyncio.to_thread(contents, brokers, 2) == {"pump": [0], "mixer": [1]}
+
+
+async def test_what_the_client_itself_finds_too_large_is_cut_smaller(brokers: str) -> None:
+    sink = sink_to(brokers, librdkafka={"message.max.bytes": 1000})
+    async with sink.session():
+        receipt = await sink.write(frame_of(0, 100))
+        assert not receipt.rejected
+    found = await asyncio.to_thread(contents, brokers, 100)
+    assert sorted(found["pump"]) == list(range(0, 100, 2))
+    assert sorted(found["mixer"]) == list(range(1, 100, 2))
 
 
 async def test_without_its_library_the_sink_parks_and_says_what_to_install(

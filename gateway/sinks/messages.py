@@ -21,9 +21,12 @@ from gateway.tag import Tags
 __all__ = ["Message", "MessageEncoder"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Message:
-    """Some samples of one asset: whole lines, and the frame's rows that each is made of."""
+    """Some samples of one asset: whole lines, and the frame's rows that each is made of.
+
+    One that is sent again may have lines of another frame too: they have no rows.
+    """
 
     asset: str
     lines: list[bytes]
@@ -53,8 +56,14 @@ class Message:
         return messages
 
     def cut_smaller(self) -> list[Message]:
-        """What a broker found too large, in at least two messages; none if it is one line."""
-        return self.cut(self.size // 2) if len(self.lines) > 1 else []
+        """What a broker found too large, without lines of others; nothing if it is one line."""
+        if len(self.lines) == 1:
+            return []
+        own = [place for place, rows in enumerate(self.rows_of) if len(rows)]
+        lines = [self.lines[place] for place in own]
+        return Message(self.asset, lines, [self.rows_of[place] for place in own]).cut(
+            self.size // 2
+        )
 
 
 class MessageEncoder:

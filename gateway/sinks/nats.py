@@ -2,8 +2,8 @@
 
 A message is stored once its PubAck is here. Each has a `Nats-Msg-Id` made of its content, so what
 is sent again, because an acknowledgement was lost, is stored once within the stream's duplicate
-window. After a restart of the gateway batches may be cut elsewhere, and up to a minute of samples
-can come a second time: (tag, time) tells.
+window: in the same messages, however the batch is cut by then (`unanswered`). After a restart of
+the gateway up to a minute of samples can come a second time: (tag, time) tells.
 
 A connection that is lost is given up and made anew by the next batch; nats-py's own reconnecting
 would keep what is written meanwhile in memory, and the spool is the better place.
@@ -19,6 +19,7 @@ import ssl
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,7 @@ from gateway.frame import Frame
 from gateway.sinks import Receipt, SinkStats, http
 from gateway.sinks.config import NatsSettings
 from gateway.sinks.messages import Message, MessageEncoder
+from gateway.sinks.unanswered import Unanswered
 from gateway.tag import Tags
 
 if TYPE_CHECKING:
@@ -42,6 +44,11 @@ IN_FLIGHT_MAX = 64
 HEADER_BYTES = 64
 # JetStream's own codes (nats-server, server/errors.json).
 _TOO_LARGE = 10054
+# What a slow link is sent at least: 1.6 kB/s carry it within the usual deadline.
+SLOW_BYTES_MIN = 16 * 1024
+# A batch that takes no more of its deadline leaves room for larger messages.
+QUICK_SHARE = 0.25
+GROWTH = 1.05
 _NOT_IN_TOKEN = re.compile(r"[\s.*>\x00-\x1f\x7f]")
 _LOGIN_WORDS = ("authorization", "authentication", "credentials", "permissions")
 
@@ -54,6 +61,15 @@ def build(settings: NatsSettings, table: Tags) -> NatsSink:
 def subject_token(asset: str) -> str:
     """An asset's name as one token of a subject."""
     return _NOT_IN_TOKEN.sub("_", asset) or "_"
+
+
+@dataclass(slots=True)
+class _Attempt:
+    """What became of the messages of one batch."""
+
+    waiting: set[Message] = field(default_factory=set)  # sent, and not answered
+    stored: set[Message] = field(default_factory=set)
+    too_large: dict[Message, str] = field(default_factory=dict)  # in the stream's words
 
 
 class NatsSink:
@@ -70,6 +86,8 @@ class NatsSink:
         self._said = ""  # by the client, of what it tried last
         self._lost = asyncio.Event()  # the connection of `client` is over
         self._bytes_cut = settings.bytes_max  # less once the stream found that too large
+        self._bytes_slow = float(settings.bytes_max)  # less while the link is slow
+        self._unanswered = Unanswered()
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[None]:
@@ -97,7 +115,10 @@ class NatsSink:
         except Exception as failed:
             await self._close()
             raise self._told(failed) from failed
-        self.stats.latency_ms_last = (time.monotonic() - began_s) * 1000
+        took_s = time.monotonic() - began_s
+        if took_s < QUICK_SHARE * self._settings.timeout:
+            self._bytes_slow = min(self._bytes_slow * GROWTH, float(self._settings.bytes_max))
+        self.stats.latency_ms_last = took_s * 1000
         return Receipt(accepted=range(len(frame)), rejected=rejected)
 
     async def _publish(self, frame: Frame) -> dict[int, str]:
@@ -105,35 +126,56 @@ class NatsSink:
         client = await self._connected()
         bytes_max = min(self._settings.bytes_max, client.max_payload - HEADER_BYTES)
         wholes, refused = self._encoder.encode(frame, bytes_max)
-        stream = client.jetstream()
-        cut = min(bytes_max, self._bytes_cut)
-        messages = [message for whole in wholes for message in whole.cut(cut)]
-        while messages:
-            too_large = await self._send_all(stream, messages)
-            messages = []
-            for message, why in too_large:
-                smaller = message.cut_smaller()
-                messages += smaller
-                if smaller:
-                    self._bytes_cut = min(self._bytes_cut, message.size // 2)
-                else:
-                    refused |= dict.fromkeys(message.rows, why)
+        again, new = self._unanswered.sort(wholes, time.monotonic())
+        cut = min(bytes_max, self._bytes_cut, int(self._bytes_slow))
+        messages = again + [message for whole in new for message in whole.cut(cut)]
+        stream, attempt = client.jetstream(), _Attempt()
+        try:
+            while messages:
+                await self._send_all(stream, messages, attempt)
+                messages = self._cut_smaller(attempt, refused)
+        except BaseException as failed:
+            now_s = time.monotonic()
+            self._unanswered.keep(attempt.stored, now_s, is_stored=True)
+            self._unanswered.keep(attempt.waiting, now_s, is_stored=False)
+            is_late = isinstance(failed, TimeoutError | asyncio.CancelledError)
+            if is_late and not attempt.stored:
+                self._bytes_slow = max(float(SLOW_BYTES_MIN), self._bytes_slow / 2)
+            raise
+        of_others = attempt.stored.intersection(again)
+        self._unanswered.keep(of_others, time.monotonic(), is_stored=True)
+        self._unanswered.forget(wholes)
         return refused
 
+    def _cut_smaller(self, attempt: _Attempt, refused: dict[int, str]) -> list[Message]:
+        """What to send in place of the messages that the stream finds too large."""
+        self._unanswered.forget(attempt.too_large)
+        messages = []
+        for message, why in attempt.too_large.items():
+            smaller = message.cut_smaller()
+            messages += smaller
+            if smaller:
+                self._bytes_cut = min(self._bytes_cut, message.size // 2)
+            else:
+                refused |= dict.fromkeys(message.rows, why)
+        attempt.too_large.clear()
+        return messages
+
     async def _send_all(
-        self, stream: JetStreamContext, messages: list[Message]
-    ) -> list[tuple[Message, str]]:
-        """Have messages stored; those that the stream finds too large, with its words."""
+        self, stream: JetStreamContext, messages: list[Message], attempt: _Attempt
+    ) -> None:
+        """Return once there is an answer to each."""
         room = asyncio.Semaphore(IN_FLIGHT_MAX)
         ending = asyncio.ensure_future(self._lost.wait())
-        sending = asyncio.gather(*(self._send(stream, message, room) for message in messages))
+        sending = asyncio.gather(
+            *(self._send(stream, message, room, attempt) for message in messages)
+        )
         both: set[asyncio.Future[Any]] = {ending, sending}
         try:
             await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
             if not sending.done():
                 raise ConnectionResetError("the connection was lost")
-            refusals = zip(messages, sending.result(), strict=True)
-            return [(message, why) for message, why in refusals if why]
+            sending.result()
         finally:
             ending.cancel()
             sending.cancel()
@@ -141,15 +183,20 @@ class NatsSink:
                 await sending
 
     async def _send(
-        self, stream: JetStreamContext, message: Message, room: asyncio.Semaphore
-    ) -> str:
-        """Publish one; why the stream will never take it, if so."""
+        self,
+        stream: JetStreamContext,
+        message: Message,
+        room: asyncio.Semaphore,
+        attempt: _Attempt,
+    ) -> None:
+        """Publish one."""
         from nats.js.errors import APIError  # noqa: PLC0415 - loaded by now
 
         subject = self._settings.subject.replace("{asset}", subject_token(message.asset))
         payload = message.payload
         key = hashlib.blake2b(subject.encode() + b"\n" + payload, digest_size=16)
         async with room:
+            attempt.waiting.add(message)
             self.stats.bytes_total += len(payload)
             try:
                 await stream.publish(
@@ -159,10 +206,13 @@ class NatsSink:
                     headers={"Nats-Msg-Id": key.hexdigest()},
                 )
             except APIError as refusal:
+                attempt.waiting.discard(message)
                 if refusal.err_code != _TOO_LARGE:
                     raise
-                return str(refusal.description)
-        return ""
+                attempt.too_large[message] = str(refusal.description)
+            else:
+                attempt.waiting.discard(message)
+                attempt.stored.add(message)
 
     async def _connected(self) -> Client:
         if self._client is not None and not self._lost.is_set():

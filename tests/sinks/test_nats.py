@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
 import os
 import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import nats
@@ -17,14 +20,18 @@ import nkeys
 import pytest
 from nats.js.api import DiscardPolicy, StreamConfig
 
+from gateway.clock import ManualClock
 from gateway.errors import SinkParked, SinkUnavailable
 from gateway.frame import Frame
 from gateway.sinks.config import NatsSettings
+from gateway.sinks.deadletters import DeadLetters
+from gateway.sinks.delivery import Delivery, Link
 from gateway.sinks.nats import NatsSink, build, subject_token
 from gateway.tag import DataType, TagTable
 from tests.rig import free_port, pause
 from tests.samples import make_frame, make_tag
 from tests.servers import Nats, running
+from tests.sinks.fake_reader import FakeReader
 
 
 def sink_to(url: str, **more: object) -> NatsSink:
@@ -123,6 +130,83 @@ async def test_a_server_killed_and_restarted_has_everything_once(tmp_path: Path)
         found = await contents(server)
         assert found["plant.pump"] == list(range(0, 3000, 2))
         assert found["plant.mixer_1"] == list(range(1, 3000, 2))
+
+
+@dataclass
+class Proxy:
+    """A way to the server on which what it answers to messages may get lost."""
+
+    server: Nats
+    url: str = ""
+    is_deaf: bool = False
+    lost: int = 0
+
+    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        theirs, ours = await asyncio.open_connection("127.0.0.1", self.server.port)
+        with contextlib.suppress(OSError):
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self.carry(reader, ours, is_answer=False))
+                tasks.create_task(self.carry(theirs, writer, is_answer=True))
+
+    async def carry(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, is_answer: bool
+    ) -> None:
+        try:
+            while data := await reader.read(65_536):
+                if is_answer and self.is_deaf and b"MSG " in data:
+                    self.lost += 1
+                    continue
+                writer.write(data)
+                await writer.drain()
+        finally:
+            writer.close()
+
+
+@asynccontextmanager
+async def deaf(server: Nats) -> AsyncIterator[Proxy]:
+    proxy = Proxy(server, is_deaf=True)
+    listening = await asyncio.start_server(proxy.handle, "127.0.0.1", 0)
+    proxy.url = f"nats://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
+    try:
+        yield proxy
+    finally:
+        listening.close()
+
+
+@pytest.mark.parametrize("form", ["jsonl", "lineprotocol"])
+async def test_lost_acknowledgements_store_nothing_twice_although_less_is_sent_at_once(
+    tmp_path: Path, form: str
+) -> None:
+    """Three answers that are late make the delivery halve its batch, and halve it again."""
+    frames = [frame_of(0, 1000), frame_of(1000, 400)]
+    with running(Nats(tmp_path / "nats")) as server:
+        await make_stream(server)
+        async with deaf(server) as proxy:
+            sink = sink_to(proxy.url, timeout="0.3s", format=form, bytes_max=8192)
+            reader, settings = FakeReader(frames), SimpleNamespace(samples_max=1000, retry_max=0.1)
+            delivery = Delivery(
+                sink=sink,
+                reader=reader,
+                settings=settings,
+                clock=ManualClock(),
+                table=sink._encoder._table,
+                link=Link(dead_letters=DeadLetters(tmp_path / "dead.jsonl")),
+            )
+            async with asyncio.timeout(30), sink.session(), asyncio.TaskGroup() as tasks:
+                delivering = tasks.create_task(delivery.run())
+                while sink.stats.retries_total < 7:  # noqa: ASYNC110 - stats tell no event
+                    await asyncio.sleep(0.01)
+                assert proxy.lost
+                proxy.is_deaf = False
+                await reader.done.wait()
+                delivering.cancel()
+        async with client_of(server) as stream:
+            state = (await stream.stream_info("plant")).state
+            messages = range(state.first_seq, state.last_seq + 1)
+            payloads = [(await stream.get_msg("plant", number)).data for number in messages]
+    lines = [line for payload in payloads for line in payload.splitlines()]
+    assert len(lines) == len(set(lines)) == 1400
+    assert sink.stats.samples_total == 1400
 
 
 async def test_no_stream_parks_and_says_how_to_make_one(tmp_path: Path) -> None:

@@ -5,14 +5,18 @@ Over HTTP a status says that a batch is stored. TCP and UDP say nothing of the k
     TCP   a batch counts as stored once the other machine has confirmed every byte of it (the
           kernel's send queue is empty). What a receiver had confirmed but not yet read when it
           died, it tells by a reset; then the last `resend_bytes` are sent again, since points
-          overwrite themselves. Lost is what it had read and not stored, or more than that.
+          overwrite themselves. Lost is what it had read and not stored, or more than that; and what
+          it had not read when the gateway ended, if it dies before it does. That is said in the
+          log: a receiver that has read to the end closes as well.
     UDP   a batch counts as stored once it is sent. Only a port on which nobody listens is noticed.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
+import logging
 import ssl
 import struct
 import termios
@@ -33,8 +37,15 @@ from gateway.tag import Tags
 
 __all__ = ["DatagramSink", "StreamSink", "build"]
 
+log = logging.getLogger(__name__)
+
 # How often the send queue is looked at while a batch is on its way.
 CONFIRM_PERIOD_S = 0.005
+# At the end a receiver has so long to read what it was sent: several may stand still, and all must
+# have ended within five seconds.
+END_S = 0.5
+# linux/sockios.h: bytes in the send queue that did not go out yet.
+_SIOCOUTQNSD = 0x894B
 # A receiver's socket holds some hundred kilobytes; more than that at once, and datagrams are lost.
 BURST_BYTES = 64 * 1024
 BURST_PAUSE_S = 0.002
@@ -72,6 +83,7 @@ class StreamSink:
         self._writer: asyncio.StreamWriter | None = None
         self._recent = b""  # what was sent last, whole lines
         self._is_doubtful = False  # the last connection was lost with `recent` on it
+        self._sent_bytes = 0  # confirmed, on this connection
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[None]:
@@ -79,9 +91,7 @@ class StreamSink:
         try:
             yield
         finally:
-            writer, self._writer = self._writer, None
-            if writer is not None:
-                writer.close()
+            await self._end()
 
     async def write(self, frame: Frame) -> Receipt:
         """Send the points of a frame; see `Sink.write`."""
@@ -103,17 +113,19 @@ class StreamSink:
                 raise SinkUnavailable(
                     f"{self._settings.url}: {failed.strerror or failed}"
                 ) from failed
-            self.stats.bytes_total += len(body)
             self.stats.latency_ms_last = (time.monotonic() - began_s) * 1000
         return Receipt(accepted=range(len(frame)), rejected=encoded.refused)
 
     async def _send(self, body: bytes) -> None:
         writer = await self._opened()
-        if self._is_doubtful:
-            writer.write(self._recent)
-        writer.write(body)
-        await writer.drain()
-        await self._confirmed(writer)
+        data = self._recent + body if self._is_doubtful else body
+        try:
+            writer.write(data)
+            await writer.drain()
+            await self._confirmed(writer)
+        finally:
+            self.stats.bytes_total += max(0, len(data) - _bytes_unsent(writer))
+        self._sent_bytes += len(data)
         self._is_doubtful = False
         self._keep(body)
 
@@ -127,7 +139,26 @@ class StreamSink:
         if url.scheme == "tls":
             tls = http.trusted_by(self._settings.tls_ca) or True
         self._reader, self._writer = await asyncio.open_connection(url.hostname, url.port, ssl=tls)
+        self._sent_bytes = 0
         return self._writer
+
+    async def _end(self) -> None:
+        """Close, once the receiver has read all if that is soon; say so if it is not."""
+        if self._writer is None:
+            return
+        assert self._reader is not None
+        if self._sent_bytes and self._writer.can_write_eof():  # TLS cannot be closed by half
+            try:
+                async with asyncio.timeout(END_S):
+                    self._writer.write_eof()
+                    while await self._reader.read(4096):
+                        pass
+            except OSError:  # a TimeoutError is one
+                told = "sink.unread sink=%s sent_bytes=%d hint=%s"
+                hint = "the receiver stands still; what it has not read is lost if it ends now"
+                log.warning(told, self.name, self._sent_bytes, hint)
+        self._writer.close()
+        self._writer = self._reader = None
 
     def _is_over(self) -> bool:
         """Whether the receiver has closed the connection, or it broke."""
@@ -157,7 +188,10 @@ class StreamSink:
 
     def _lose(self) -> None:
         """The connection is of no use any more."""
-        if self._writer is not None:
+        if self._writer is not None and self._reader is not None:
+            if self._sent_bytes and self._reader.exception() is not None:
+                told = "sink.reset sink=%s sent_bytes=%d again_bytes=%d"
+                log.warning(told, self.name, self._sent_bytes, len(self._recent))
             self._writer.transport.abort()
             self._is_doubtful = True
         self._writer = self._reader = None
@@ -167,6 +201,16 @@ def _bytes_unconfirmed(descriptor: int) -> int:
     """Bytes in a TCP socket's send queue that the peer has not acknowledged (tcp(7), SIOCOUTQ)."""
     answer = fcntl.ioctl(descriptor, termios.TIOCOUTQ, b"\0\0\0\0")
     return int(struct.unpack("i", answer)[0])
+
+
+def _bytes_unsent(writer: asyncio.StreamWriter) -> int:
+    """Bytes of a connection that are still here; of one that broke, all count as sent."""
+    unsent = writer.transport.get_write_buffer_size()
+    with contextlib.suppress(OSError, ValueError):
+        descriptor = writer.get_extra_info("socket").fileno()
+        answer = fcntl.ioctl(descriptor, _SIOCOUTQNSD, b"\0\0\0\0")
+        unsent += int(struct.unpack("i", answer)[0])
+    return unsent
 
 
 class _Errors(asyncio.DatagramProtocol):

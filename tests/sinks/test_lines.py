@@ -6,6 +6,7 @@ import asyncio
 import socket
 import ssl
 import subprocess
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -95,6 +96,7 @@ class Receiver:
                 await self.reads.wait()
                 line = await reader.readline()
                 if not line:
+                    writer.close()
                     return
                 self.lines.append(line)
         except (OSError, asyncio.CancelledError):
@@ -140,6 +142,63 @@ async def test_tcp_lines_that_a_dead_receiver_had_not_read_are_sent_again() -> N
         assert len(set(receiver.lines)) == 20
 
 
+async def test_tcp_counts_what_is_sent_again() -> None:
+    async with receiving() as receiver:
+        sink = sink_to(f"tcp://127.0.0.1:{receiver.port}")
+        async with sink.session():
+            await sink.write(frame_of(0, 10))
+            await receiver.has(10)
+            receiver.reset()
+            await asyncio.sleep(0.05)
+            await sink.write(frame_of(10, 10))
+            await receiver.has(30)
+        assert sink.stats.bytes_total == sum(map(len, receiver.lines))
+
+
+async def test_tcp_a_reset_after_something_was_sent_is_said(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with receiving() as receiver:
+        receiver.reads.clear()
+        sink = sink_to(f"tcp://127.0.0.1:{receiver.port}")
+        async with sink.session():
+            await sink.write(frame_of(0, 10))
+            sent = sink.stats.bytes_total
+            receiver.reset()
+            receiver.reads.set()
+            await asyncio.sleep(0.05)
+            await sink.write(frame_of(10, 10))
+            await sink.write(frame_of(20, 10))
+    assert caplog.messages == [f"sink.reset sink=lines sent_bytes={sent} again_bytes={sent}"]
+
+
+async def test_tcp_a_receiver_that_stands_still_at_the_end_is_said(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Its kernel has all, and the gateway will not be there when it dies."""
+    async with receiving() as receiver:
+        receiver.reads.clear()
+        sink = sink_to(f"tcp://127.0.0.1:{receiver.port}")
+        async with sink.session():
+            await sink.write(frame_of(0, 10))
+            began_s = time.monotonic()
+        assert time.monotonic() - began_s < 1
+    assert caplog.text.count("sink.unread sink=lines sent_bytes=") == 1
+
+
+async def test_tcp_a_receiver_that_reads_to_the_end_is_not_worth_a_word(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with receiving() as receiver:
+        sink = sink_to(f"tcp://127.0.0.1:{receiver.port}")
+        async with sink.session():
+            await sink.write(frame_of(0, 1000))
+            began_s = time.monotonic()
+        assert time.monotonic() - began_s < 0.3
+        await receiver.has(1000)
+    assert not caplog.messages
+
+
 async def test_tcp_sends_again_no_more_than_it_was_allowed() -> None:
     async with receiving() as receiver:
         sink = sink_to(f"tcp://127.0.0.1:{receiver.port}", resend_bytes=300)
@@ -168,6 +227,7 @@ async def test_tcp_a_receiver_that_reads_nothing_is_slow_not_stored() -> None:
             with pytest.raises(SinkUnavailable, match=r"not taken within 0\.5 s") as slow:
                 await sink.write(frame_of(0, 300_000))
             assert slow.value.is_slow
+            assert 0 < sink.stats.bytes_total < 300_000 * 40  # what went out, and no more
 
 
 async def test_nobody_there_is_unavailable_and_comes_back() -> None:

@@ -134,11 +134,12 @@ async def test_a_server_killed_and_restarted_has_everything_once(tmp_path: Path)
 
 @dataclass
 class Proxy:
-    """A way to the server on which what it answers to messages may get lost."""
+    """A way to the server that is slow, or on which what it answers to messages gets lost."""
 
     server: Nats
     url: str = ""
     is_deaf: bool = False
+    bytes_s: int = 0  # to the server; 0 is no bound
     lost: int = 0
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -152,12 +153,16 @@ class Proxy:
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, is_answer: bool
     ) -> None:
         try:
-            while data := await reader.read(65_536):
+            while data := await reader.read(8192):
                 if is_answer and self.is_deaf and b"MSG " in data:
                     self.lost += 1
                     continue
+                if self.bytes_s and not is_answer:
+                    await asyncio.sleep(len(data) / self.bytes_s)
                 writer.write(data)
                 await writer.drain()
+        except OSError:
+            return  # that is the end of it
         finally:
             writer.close()
 
@@ -207,6 +212,28 @@ async def test_lost_acknowledgements_store_nothing_twice_although_less_is_sent_a
     lines = [line for payload in payloads for line in payload.splitlines()]
     assert len(lines) == len(set(lines)) == 1400
     assert sink.stats.samples_total == 1400
+
+
+async def test_a_link_too_slow_for_a_whole_message_is_sent_smaller_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once those that were sent are beyond the duplicate window, which here is no real one."""
+    monkeypatch.setattr("gateway.sinks.unanswered.DOUBT_S_MAX", 3.0)
+    with running(Nats(tmp_path / "nats")) as server:
+        await make_stream(server)
+        async with deaf(server) as proxy:
+            proxy.is_deaf, proxy.bytes_s = False, 100_000
+            sink = sink_to(proxy.url, timeout="1s")
+            async with asyncio.timeout(30), sink.session():
+                while True:
+                    try:
+                        await sink.write(frame_of(0, 2000))
+                        break
+                    except SinkUnavailable:
+                        continue
+        found = await contents(server)
+    assert set(found["plant.pump"]) == set(range(0, 2000, 2))
+    assert set(found["plant.mixer_1"]) == set(range(1, 2000, 2))
 
 
 async def test_no_stream_parks_and_says_how_to_make_one(tmp_path: Path) -> None:

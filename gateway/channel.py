@@ -8,9 +8,9 @@ counted. `put` waits at the bound itself, so that nothing put is ever lost.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 
 from gateway.frame import Arrival
+from gateway.stats import stat, stats
 
 __all__ = ["Channel", "ChannelStats"]
 
@@ -19,13 +19,13 @@ SAMPLES_MAX = 100_000
 HIGH_MARK = 0.8  # the last fifth is for what was already being read when the mark was passed
 
 
-@dataclass(slots=True)
+@stats
 class ChannelStats:
     """How full the channel is, and how often it was too full."""
 
-    samples_waiting: int = 0
-    samples_waiting_max: int = 0  # highest since start
-    full_total: int = 0  # times the high mark was passed
+    samples_waiting: int = stat("samples read and not yet taken up by the pipeline")
+    samples_waiting_max: int = stat("the most samples that waited at once, since the start")
+    full_total: int = stat("times so many waited that sources were told to pause")
 
 
 class Channel:

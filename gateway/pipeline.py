@@ -16,7 +16,6 @@ import itertools
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,6 +37,7 @@ from gateway.sources import Source, SourceContext, build_source
 from gateway.sources.supervise import supervise
 from gateway.spool.log import Spool, SpoolReader
 from gateway.spool.wear import WearMeter
+from gateway.stats import stat, stats
 from gateway.tag import TagTable
 from gateway.turns import CHECKPOINT_PERIOD_NS, Turns
 
@@ -60,16 +60,20 @@ ATTEND_PERIOD_S = 1.0
 BUDGET_SAVE_PERIOD_S = 60
 
 
-@dataclass(slots=True)
+@stats
 class ClockStats:
     """Whether the time is known, and how often the wall clock jumped."""
 
-    trusted: bool = True
-    samples_waiting: int = 0  # for the time: no sink gets them before it is known
-    missing_s: float = 0.0  # how far behind the times of this boot were before it was known
-    wall_ahead_s: float = 0.0  # wall clock less our own; both drift alike but for steps
-    steps_total: int = 0
-    step_s_last: float = 0.0
+    trusted: bool = stat("1 while somebody vouches for the time", default=True)
+    samples_waiting: int = stat("samples that no sink gets before the time is known")
+    missing_s: float = stat(
+        "how far behind the times of this boot were before the time was known", default=0.0
+    )
+    wall_ahead_s: float = stat(
+        "wall clock less the gateway's own, which does not jump", default=0.0
+    )
+    steps_total: int = stat("times the wall clock jumped")
+    step_s_last: float = stat("how far the wall clock jumped the last time", default=0.0)
 
 
 class Gateway:

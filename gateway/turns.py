@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -38,6 +37,7 @@ from gateway.stages.deadband import Deadband
 from gateway.stages.duplicates import Duplicates
 from gateway.stages.latest import Latest
 from gateway.stages.windows import Windows
+from gateway.stats import stat, stats
 from gateway.tag import TagTable
 
 __all__ = ["CHECKPOINT_PERIOD_NS", "Scorer", "TurnStats", "Turns"]
@@ -88,19 +88,19 @@ class Replayable(Protocol):
     def missing_ns(self, boot: int) -> int: ...
 
 
-@dataclass(slots=True)
+@stats
 class TurnStats:
     """What an operator wants to know of the pipeline. Counters only rise."""
 
-    turns_total: int = 0
-    samples_total: int = 0
-    samples_unchanged_total: int = 0  # within their deadband
-    samples_duplicate_total: int = 0  # redelivered, already stored
-    samples_late_total: int = 0  # too late for their aggregate
-    turns_failed_total: int = 0  # raw kept, nothing derived
-    turn_ms_last: float = 0.0
-    replayed_turns: int = 0
-    replay_ms: float = 0.0
+    turns_total: int = stat("turns: times that what had arrived was worked on, as one batch")
+    samples_total: int = stat("samples taken up, without duplicates and what is within deadbands")
+    samples_unchanged_total: int = stat("samples left out: within their deadband")
+    samples_duplicate_total: int = stat("samples left out: redelivered, and stored already")
+    samples_late_total: int = stat("samples too late for their aggregate")
+    turns_failed_total: int = stat("turns that failed: kept raw, without aggregates and scores")
+    turn_ms_last: float = stat("how long the newest turn took", default=0.0)
+    replayed_turns: int = stat("turns read back from the spool at the start")
+    replay_ms: float = stat("how long reading them back took", default=0.0)
 
 
 class Turns:

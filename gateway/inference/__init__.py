@@ -2,39 +2,42 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from gateway.stats import stat, stats
 
 __all__ = ["ModelStats"]
 
 
-@dataclass(slots=True)
+@stats
 class ModelStats:
     """What an operator wants to know of one model. Counters only rise."""
 
-    active: bool = False
-    state: str = "invalid"  # "running", "quarantined" after failures, "invalid": not loaded
+    active: bool = stat("1 while the model gives scores", default=False)
+    state: str = stat(
+        "1 for what the model is: running, quarantined (it failed), invalid (not loaded), closed",
+        default="invalid",
+    )
     version: str = ""  # of the bundle at work
     signed_by: str = ""  # public key; empty when nobody signed it
-    assets: int = 0
-    windows_total: int = 0
-    windows_unknown_total: int = 0  # too little good data to score
-    windows_gated_total: int = 0  # of these, because a sensor cannot be believed
-    sensor_faults: int = 0  # assets with a sensor event open
-    sensor_faults_total: int = 0
-    samples_late_total: int = 0  # too old when they came to count as the present
-    runs_total: int = 0
-    runs_failed_total: int = 0
-    run_ms_last: float = 0.0
-    drifting: int = 0  # assets whose healthy input does not look like the fitting's
-    refits_due: int = 0  # of these, where several inputs have shifted: the process has changed
+    assets: int = stat("assets that the model watches")
+    windows_total: int = stat("windows that came up for a score")
+    windows_unknown_total: int = stat("windows without a score: too little good data")
+    windows_gated_total: int = stat("of the windows without a score: a sensor is not believed")
+    sensor_faults: int = stat("assets of which a sensor's event is open")
+    sensor_faults_total: int = stat("events of sensors that were opened")
+    samples_late_total: int = stat("samples that came too late to count as the present")
+    runs_total: int = stat("runs of the model, each for all windows that are due")
+    runs_failed_total: int = stat("runs that gave no scores")
+    run_ms_last: float = stat("how long the newest run took", default=0.0)
+    drifting: int = stat("assets whose healthy input does not look like the fitting's")
+    refits_due: int = stat("of the drifting assets: several inputs moved, fit the model anew")
     shadow_version: str = ""  # of the bundle that is tried beside it
     standby_version: str = ""  # of the bundle before, while it can be gone back to at once
-    shadow_windows_total: int = 0  # scored by both
-    shadow_agreed_total: int = 0  # of these, both or neither alarmed
-    shadow_events_total: int = 0  # that the shadow would have opened
+    shadow_windows_total: int = stat("windows that the shadow scored as well")
+    shadow_agreed_total: int = stat("windows in which model and shadow both alarmed, or neither")
+    shadow_events_total: int = stat("events that the shadow would have opened")
     shadow_error: str = ""  # why it is not promoted, or is gone
-    is_aside: bool = False  # it runs in a process of its own
-    events_open: int = 0
-    events_total: int = 0
-    events_waiting: int = 0  # open, and no operator has said anything of them
+    is_aside: bool = stat("1 while the model runs in a process of its own", default=False)
+    events_open: int = stat("anomaly events that are open")
+    events_total: int = stat("anomaly events that were opened")
+    events_waiting: int = stat("open events of which no operator has said anything")
     error_last: str = ""

@@ -30,6 +30,7 @@ from pydantic import ValidationError
 from gateway.clock import Clock
 from gateway.errors import SluicegateError
 from gateway.settings import Secret, Settings
+from gateway.stats import stat, stats
 
 __all__ = ["Api", "ApiStats", "Audit", "Refusal", "parse_body"]
 
@@ -60,13 +61,13 @@ class Refusal(Exception):
         self.retry_after_s = retry_after_s
 
 
-@dataclass(slots=True)
+@stats
 class ApiStats:
     """What an operator wants to know of the commands. Counters only rise."""
 
-    commands_total: int = 0
-    commands_failed_total: int = 0
-    logins_failed_total: int = 0
+    commands_total: int = stat("commands taken over the API")
+    commands_failed_total: int = stat("commands over the API that were not done")
+    logins_failed_total: int = stat("requests to the API without the right token")
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,6 @@ import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, field
 from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
@@ -37,6 +36,7 @@ from gateway.ops.api import PATH, Api, Refusal
 from gateway.ops.broadcast import Broadcast
 from gateway.ops.health import health_of
 from gateway.ops.view import GatewayView, Stats
+from gateway.stats import stat, stats
 
 __all__ = ["HttpStats", "serve"]
 
@@ -82,14 +82,16 @@ _HEADERS = {
 _NONE: Mapping[str, str] = MappingProxyType({})
 
 
-@dataclass(slots=True)
+@stats
 class HttpStats:
     """What an operator wants to know of the web server. Counters only rise."""
 
-    responses_total: Counter[str] = field(default_factory=Counter)  # by status code
-    connections_refused_total: int = 0  # too many at once
-    connections_timed_out_total: int = 0  # too slow to ask, or to take the answer
-    clients: int = 0  # event streams now
+    responses_total: Counter[str] = stat("answers given, by status code", factory=Counter)
+    connections_refused_total: int = stat("connections refused: too many at once")
+    connections_timed_out_total: int = stat(
+        "connections closed: too slow to ask, or to take the answer"
+    )
+    clients: int = stat("open pages now")
 
 
 @asynccontextmanager

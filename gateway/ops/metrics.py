@@ -11,6 +11,7 @@ a new counter needs one line, where it is counted. The rules:
     state: str                        ..._state{sink="x",state="idle"} 1                   gauge
 
 Other text, such as `error_last`, is no metric: a label with free text is a new series each time.
+What a metric tells the operator (`# HELP`) are the words of its field, see `gateway.stats`.
 
 Our own writer, not prometheus-client: that library keeps a second copy of every value in objects
 of its own and starts with a registry of global state, for a format that is a page of code here.
@@ -22,14 +23,16 @@ import math
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import Field, dataclass, field, fields, is_dataclass
 from enum import Enum
 from numbers import Integral, Real
 from pathlib import Path
+from typing import Any
 
 from gateway.ops.view import GatewayView, Stats
+from gateway.stats import words_of
 
-__all__ = ["CONTENT_TYPE", "exposition", "render"]
+__all__ = ["CONTENT_TYPE", "Family", "exposition", "render"]
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -37,21 +40,24 @@ _PREFIX = "sluicegate"
 # Devices and brokers choose some label values; a page of text is no label.
 _LABEL_CHARS_MAX = 128
 _ESCAPES = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n"})
+_HELP_ESCAPES = str.maketrans({"\\": "\\\\", "\n": "\\n"})
 
 Labels = tuple[tuple[str, str], ...]
 
 
 @dataclass(slots=True)
-class _Family:
+class Family:
     """One metric: its samples stand together, as the format demands."""
 
+    name: str
     kind: str
+    words: str  # what it tells the operator
     samples: list[tuple[Labels, float]] = field(default_factory=list)
 
 
 def exposition(view: GatewayView, further: Mapping[str, Stats] | None = None) -> str:
     """All metrics of a gateway; `further` are parts the view does not know of."""
-    families: dict[str, _Family] = {}
+    families = _Families()
     parts: list[tuple[str, Labels, Stats]] = [
         *(("source", (("source", source.name),), source.stats) for source in view.sources),
         *(("sink", (("sink", sink.name),), sink.stats) for sink in view.sinks),
@@ -61,86 +67,94 @@ def exposition(view: GatewayView, further: Mapping[str, Stats] | None = None) ->
         ("loop", (), view.loop),
     ]
     for name, labels, stats in parts:
-        _add_stats(families, f"{_PREFIX}_{name}", labels, stats)
-    build: Labels = (("gateway", view.name), ("site", view.site), ("version", view.version))
-    uptime_s = view.clock.monotonic_s() - view.started_s
-    _add(families, f"{_PREFIX}_info", "gauge", build, 1)
-    _add(families, f"{_PREFIX}_uptime_seconds", "gauge", (), uptime_s)
-    _add(families, f"{_PREFIX}_tags", "gauge", (), len(view.table))
-    for score in view.scores():
-        labels = (("asset", score.asset), ("model", score.model))
-        _add(families, f"{_PREFIX}_anomaly_score", "gauge", labels, score.score)
-    for name, kind, value in _process():
-        _add(families, name, kind, (), value)
-    return render(
-        (name, family.kind, labels, value)
-        for name, family in families.items()
-        for labels, value in family.samples
-    )
+        families.add_stats(f"{_PREFIX}_{name}", labels, stats)
+    for family in (*_of_gateway(view), *_of_process()):
+        families.by_name[family.name] = family
+    return render(families.by_name.values())
 
 
-def render(samples: Iterable[tuple[str, str, Labels, float]]) -> str:
-    """Samples (name, kind, labels, value), those of a name in a row, as text."""
+def render(families: Iterable[Family]) -> str:
+    """Families as text; those without samples are left out."""
     lines = []
-    before = ""
-    for name, kind, labels, value in samples:
-        if name != before:
-            lines.append(f"# TYPE {name} {kind}")
-            before = name
-        lines.append(f"{name}{_labels(labels)} {_number(value)}")
+    for family in families:
+        if not family.samples:
+            continue
+        lines.append(f"# HELP {family.name} {family.words.translate(_HELP_ESCAPES)}")
+        lines.append(f"# TYPE {family.name} {family.kind}")
+        lines += [
+            f"{family.name}{_labels(labels)} {_number(value)}" for labels, value in family.samples
+        ]
     return "\n".join(lines) + "\n"
 
 
-def _add(families: dict[str, _Family], name: str, kind: str, labels: Labels, value: float) -> None:
-    families.setdefault(name, _Family(kind)).samples.append((labels, value))
+class _Families:
+    """What is found in stats, by name."""
+
+    def __init__(self) -> None:
+        self.by_name: dict[str, Family] = {}
+
+    def add_stats(self, prefix: str, labels: Labels, stats: Stats) -> None:
+        """The numbers of one part, and of what is nested in it."""
+        for declared in fields(stats):
+            value = getattr(stats, declared.name)
+            if isinstance(value, Mapping):
+                self._add_mapping(prefix, declared, labels, value)
+            elif is_dataclass(value) and not isinstance(value, type):
+                self.add_stats(f"{prefix}_{declared.name}", labels, value)
+            elif isinstance(value, str):
+                if declared.name == "state":
+                    self._add(prefix, declared, (*labels, ("state", value)), 1)
+            elif isinstance(value, Real):
+                self._add(prefix, declared, labels, value)
+
+    def _add_mapping(
+        self, prefix: str, declared: Field[Any], labels: Labels, values: Mapping[object, object]
+    ) -> None:
+        for key, value in values.items():
+            text = key.name.lower() if isinstance(key, Enum) else str(key)
+            if is_dataclass(value) and not isinstance(value, type):
+                word = declared.name.removesuffix("s")
+                self.add_stats(f"{prefix}_{word}", (*labels, (word, text)), value)
+            elif isinstance(value, Real):
+                self._add(prefix, declared, (*labels, ("kind", text)), value)
+
+    def _add(self, prefix: str, declared: Field[Any], labels: Labels, value: Real | int) -> None:
+        name, kind, factor, unit = _metric(declared.name)
+        name, words = f"{prefix}_{name}", words_of(declared)
+        assert words, f"{name}: the class of its field is not made by gateway.stats"
+        family = self.by_name.get(name)
+        if family is None:
+            family = self.by_name[name] = Family(name, kind, words + unit)
+        family.samples.append((labels, _scaled(value, factor)))
 
 
-def _add_stats(families: dict[str, _Family], prefix: str, labels: Labels, stats: Stats) -> None:
-    for declared in fields(stats):
-        value = getattr(stats, declared.name)
-        if isinstance(value, Mapping):
-            _add_mapping(families, prefix, declared.name, labels, value)
-        elif is_dataclass(value) and not isinstance(value, type):
-            _add_stats(families, f"{prefix}_{declared.name}", labels, value)
-        elif isinstance(value, str):
-            if declared.name == "state":
-                _add(families, f"{prefix}_state", "gauge", (*labels, ("state", value)), 1)
-        elif isinstance(value, Real):
-            name, kind, factor = _metric(declared.name)
-            _add(families, f"{prefix}_{name}", kind, labels, _scaled(value, factor))
+def _of_gateway(view: GatewayView) -> Iterator[Family]:
+    build: Labels = (("gateway", view.name), ("site", view.site), ("version", view.version))
+    yield Family(f"{_PREFIX}_info", "gauge", "1; which gateway this is", [(build, 1)])
+    words, uptime_s = "time since the start, in seconds", view.clock.monotonic_s() - view.started_s
+    yield Family(f"{_PREFIX}_uptime_seconds", "gauge", words, [((), uptime_s)])
+    words = "tags that the gateway knows, those of aggregates and scores among them"
+    yield Family(f"{_PREFIX}_tags", "gauge", words, [((), len(view.table))])
+    scores: list[tuple[Labels, float]] = [
+        ((("asset", score.asset), ("model", score.model)), score.score) for score in view.scores()
+    ]
+    words = "newest anomaly score; 1 and more alarms, NaN: not known"
+    yield Family(f"{_PREFIX}_anomaly_score", "gauge", words, scores)
 
 
-def _add_mapping(
-    families: dict[str, _Family],
-    prefix: str,
-    name: str,
-    labels: Labels,
-    values: Mapping[object, object],
-) -> None:
-    for key, value in values.items():
-        text = key.name.lower() if isinstance(key, Enum) else str(key)
-        if is_dataclass(value) and not isinstance(value, type):
-            word = name.removesuffix("s")
-            _add_stats(families, f"{prefix}_{word}", (*labels, (word, text)), value)
-        elif isinstance(value, Real):
-            metric, kind, factor = _metric(name)
-            number = _scaled(value, factor)
-            _add(families, f"{prefix}_{metric}", kind, (*labels, ("kind", text)), number)
-
-
-def _metric(name: str) -> tuple[str, str, float]:
-    """A field's name as Prometheus wants it: name in base units, kind, factor to the base unit."""
+def _metric(name: str) -> tuple[str, str, float, str]:
+    """A field's name as Prometheus wants it: in base units, kind, factor to these, their words."""
     if name.endswith("_total"):
-        return name, "counter", 1
+        return name, "counter", 1, ""
     words = name.split("_")
     for unit, factor in (("ms", 0.001), ("s", 1)):
         if unit in words:
             words.remove(unit)
-            return "_".join([*words, "seconds"]), "gauge", factor
-    return name, "gauge", 1
+            return "_".join([*words, "seconds"]), "gauge", factor, ", in seconds"
+    return name, "gauge", 1, ""
 
 
-def _scaled(value: Real, factor: float) -> float:
+def _scaled(value: Real | int, factor: float) -> float:
     """A plain number of what may be one of numpy's; whole numbers stay whole."""
     if factor == 1:
         return int(value) if isinstance(value, (Integral, bool)) else float(value)
@@ -174,14 +188,18 @@ _FDS = Path("/proc/self/fd")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
-def _process() -> Iterator[tuple[str, str, float]]:
+def _of_process() -> Iterator[Family]:
     """The usual process_* metrics; those of /proc only where there is one."""
-    yield "process_cpu_seconds_total", "counter", time.process_time()
+    words = "CPU time that the gateway has used, in seconds"
+    yield Family("process_cpu_seconds_total", "counter", words, [((), time.process_time())])
     try:
         size, resident = _STATM.read_text().split()[:2]
         open_fds = sum(1 for _ in _FDS.iterdir()) - 1  # less the one that lists them
     except OSError:
         return
-    yield "process_virtual_memory_bytes", "gauge", int(size) * _PAGE_BYTES
-    yield "process_resident_memory_bytes", "gauge", int(resident) * _PAGE_BYTES
-    yield "process_open_fds", "gauge", open_fds
+    for what, words, number in (
+        ("virtual_memory_bytes", "bytes of address space", int(size) * _PAGE_BYTES),
+        ("resident_memory_bytes", "bytes of memory in use", int(resident) * _PAGE_BYTES),
+        ("open_fds", "open files and connections", open_fds),
+    ):
+        yield Family(f"process_{what}", "gauge", words, [((), number)])

@@ -24,7 +24,6 @@ import logging
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from typing import Any, Self
 
 import orjson
@@ -41,6 +40,7 @@ from gateway.sources.mqtt.config import MqttSettings
 from gateway.sources.mqtt.link import Link
 from gateway.sources.mqtt.packets import Publish
 from gateway.sources.supervise import retry_pause_s
+from gateway.stats import stat, stats
 
 __all__ = ["CommandBody", "CommandStats", "Commander", "serve_commands"]
 
@@ -56,14 +56,16 @@ _AUDITED_CHARACTERS_MAX = 512
 _SHOWN_MAX = 200
 
 
-@dataclass(slots=True)
+@stats
 class CommandStats:
     """What an operator wants to know of commands over MQTT. Counters only rise."""
 
-    connected: bool = False
-    commands_total: int = 0
-    commands_failed_total: int = 0
-    refused_total: Counter[str] = field(default_factory=Counter)  # by kind; nothing was done
+    connected: bool = stat("1 while the broker of the commands is connected", default=False)
+    commands_total: int = stat("commands taken over MQTT")
+    commands_failed_total: int = stat("commands over MQTT that were not done")
+    refused_total: Counter[str] = stat(
+        "messages refused, of which nothing was done, by kind", factory=Counter
+    )
     error_last: str = ""
 
 

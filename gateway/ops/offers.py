@@ -13,7 +13,6 @@ import logging
 import struct
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from gateway.clock import Clock
@@ -21,6 +20,7 @@ from gateway.config.offers import ALARM, Offer, load_offers
 from gateway.config.schema import ModbusServerSettings
 from gateway.errors import SluicegateError
 from gateway.stages.latest import Latest
+from gateway.stats import stat, stats
 from gateway.tag import Quality, TagTable
 
 __all__ = ["OfferStats", "serve_offers"]
@@ -35,14 +35,14 @@ IDLE_S = 120.0  # a client that asks nothing for so long is gone
 REQUEST_S = 5.0  # from a request's first byte to its last
 
 
-@dataclass(slots=True)
+@stats
 class OfferStats:
     """What an operator wants to know of it. Counters only rise."""
 
-    requests_total: int = 0
-    refusals_total: int = 0
-    connections_refused_total: int = 0
-    clients: int = 0
+    requests_total: int = stat("requests that Modbus clients made")
+    refusals_total: int = stat("requests answered with an exception")
+    connections_refused_total: int = stat("connections refused: too many at once")
+    clients: int = stat("Modbus clients connected now")
 
 
 class _Registers:

@@ -14,6 +14,8 @@ import socket
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
+from gateway.stats import stat, stats
+
 __all__ = ["LoopStats", "Notifier", "Progress", "Watchdog"]
 
 log = logging.getLogger(__name__)
@@ -80,13 +82,13 @@ class Progress:
     taken: int  # work is owed while done < taken
 
 
-@dataclass(slots=True)
+@stats
 class LoopStats:
     """How well the event loop and what runs on it keep up."""
 
-    lag_ms_last: float = 0.0
-    lag_ms_max: float = 0.0  # highest since start
-    watchdog_withheld_total: int = 0
+    lag_ms_last: float = stat("how late the event loop was when it was looked at", default=0.0)
+    lag_ms_max: float = stat("the latest that the event loop was, since the start", default=0.0)
+    watchdog_withheld_total: int = stat("ticks that the watchdog was not given: work stood still")
     stalled: str = ""  # why the watchdog is not fed; "" while it is
 
 

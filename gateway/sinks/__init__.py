@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from gateway.frame import Frame
 from gateway.sinks.naming import FieldTypes, Renamed
+from gateway.stats import stat, stats
 from gateway.tag import Tags, TagTable
 
 __all__ = ["Receipt", "Sink", "SinkStats", "build_sink", "tags_of"]
@@ -33,22 +34,26 @@ class Receipt:
     )  # row -> the server's reason, or ours
 
 
-@dataclass(slots=True)
+@stats
 class SinkStats:
     """What an operator wants to know of one sink. Counters only rise."""
 
-    state: str = "starting"  # sending, idle, retrying, parked, budget
-    batches_total: int = 0
-    samples_total: int = 0
-    samples_skipped_total: int = 0  # not selected
-    bytes_total: int = 0  # as sent
-    budget_bytes_left: int = 0  # of the hour or day, where there is a bound
-    retries_total: int = 0
-    dead_letters_total: int = 0
+    state: str = stat(
+        "1 for what the sink does: starting, sending, idle, retrying, parked (a person must act),"
+        " budget (used up)",
+        default="starting",
+    )
+    batches_total: int = stat("batches done with")
+    samples_total: int = stat("samples that the destination has stored")
+    samples_skipped_total: int = stat("samples not sent: tags and exclude_tags leave them out")
+    bytes_total: int = stat("bytes sent, as compressed, also what was refused")
+    budget_bytes_left: int = stat("bytes that the hour's or day's budget has left; 0 without one")
+    retries_total: int = stat("attempts that failed and are made again")
+    dead_letters_total: int = stat("samples that were refused and put to the dead letters")
     error_last: str = ""
-    latency_ms_last: float = 0.0
-    lag_s: float = 0.0  # age of the oldest sample not yet delivered
-    lag_samples: int = 0
+    latency_ms_last: float = stat("how long the newest request took", default=0.0)
+    lag_s: float = stat("age of the oldest sample that is not delivered", default=0.0)
+    lag_samples: int = stat("samples in the spool that are not delivered")
 
 
 class Sink(Protocol):

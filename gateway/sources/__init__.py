@@ -12,40 +12,43 @@ import importlib
 from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from gateway.asset import Assets
 from gateway.clock import Clock
 from gateway.frame import Arrival, IdArray
+from gateway.stats import stat, stats
 from gateway.tag import TagTable
 
 __all__ = ["Session", "Source", "SourceContext", "SourceStats", "build_source"]
 
 
-@dataclass(slots=True)
+@stats
 class SourceStats:
     """What an operator wants to know of one source. Counters only rise."""
 
-    connected: bool = False
-    sessions_total: int = 0
-    scans_total: int = 0  # scans or message batches that gave a frame
-    scans_failed_total: int = 0  # scans in which at least one request got no good answer
-    scan_overruns_total: int = 0  # scans skipped because the one before, or the pipeline, was late
-    messages_total: int = 0  # MQTT messages taken
-    samples_total: int = 0
-    samples_dropped_total: int = 0  # QoS 0 messages that found the pipeline full
-    scan_ms_last: float = 0.0
-    busy_share: float = 0.0  # of this session's time, in which a request was under way
-    lateness_ms_last: float = 0.0
-    on_standby: bool = False  # its standby address is used
-    standby_taken_total: int = 0  # how often, and how often the first one was taken back
-    standby_left_total: int = 0
-    tags_refused: int = 0  # by the device, so that they are bad
-    units_unwell: int = 0  # unit ids that do not answer, or only that they are not well
+    connected: bool = stat("1 while the device or broker is connected", default=False)
+    sessions_total: int = stat("connections to the device or broker that were made, and worked")
+    scans_total: int = stat("scans, or batches of messages, that gave samples")
+    scans_failed_total: int = stat("scans in which a request, at least, got no good answer")
+    scan_overruns_total: int = stat("scans skipped: the one before, or the pipeline, was late")
+    messages_total: int = stat("MQTT messages taken")
+    samples_total: int = stat("samples read or received, bad ones among them")
+    samples_dropped_total: int = stat("MQTT messages of QoS 0 lost: the pipeline was full")
+    scan_ms_last: float = stat("how long the newest scan took", default=0.0)
+    busy_share: float = stat(
+        "share of this connection's time in which a request was under way, 0 to 1", default=0.0
+    )
+    lateness_ms_last: float = stat("how late the newest scan began", default=0.0)
+    on_standby: bool = stat("1 while the standby address is used", default=False)
+    standby_taken_total: int = stat("times the standby address was taken")
+    standby_left_total: int = stat("times the first address was taken back")
+    tags_refused: int = stat("tags that the device refuses, so that they are bad")
+    units_unwell: int = stat("unit ids that do not answer, or only that they are not well")
     error_last: str = ""
-    errors_total: Counter[str] = field(default_factory=Counter)  # by kind
+    errors_total: Counter[str] = stat("what went wrong, by kind", factory=Counter)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

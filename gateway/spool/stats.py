@@ -4,50 +4,51 @@ from __future__ import annotations
 
 import logging
 import threading
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from gateway.frame import Lane
+from gateway.stats import stat, stats
 
 __all__ = ["Damage", "LaneStats", "SpoolStats"]
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(slots=True)
+@stats
 class LaneStats:
     """What one lane holds now."""
 
-    bytes_used: int = 0  # of its files, written or not
-    segments: int = 0
-    samples: int = 0
-    sequence_first: int = 0  # of its oldest record; 0: none
-    sequence_last: int = 0
-    oldest_ns: int = 0  # least sample time in its oldest segment; 0: none
-    newest_ns: int = 0
+    bytes_used: int = stat("bytes of the lane's files, written or not")
+    segments: int = stat("files of the lane")
+    samples: int = stat("samples in the lane")
+    sequence_first: int = stat("number of the lane's oldest record; 0: none")
+    sequence_last: int = stat("number of the lane's newest record; 0: none")
+    oldest_ns: int = stat("least time in the oldest file, nanoseconds since 1970; 0: none")
+    newest_ns: int = stat("time of the newest sample, nanoseconds since 1970; 0: none")
 
 
-@dataclass(slots=True)
+@stats
 class SpoolStats:
     """Counters (`*_total`) count since the process started and only rise."""
 
-    state: str = "ok"  # or "degraded": the disk takes nothing, what is appended waits in memory
+    state: str = stat("1 for what it is: ok, or degraded (the disk takes nothing)", default="ok")
     error_last: str = ""
     cursors_error: str = ""  # why they are not saved
     losing: str = ""  # why samples go that some sink has not had
-    bytes_used: int = 0
-    bytes_max: int = 0
-    pending_bytes: int = 0  # waiting for the disk
-    memory_bytes: int = 0  # of files that are in memory because the disk refuses
-    quarantine_bytes: int = 0  # of files in which nothing can be believed
-    commit_ms_last: float = 0.0
-    samples_total: int = 0  # made durable, all lanes
-    records_total: int = 0
-    commits_total: int = 0
-    fsyncs_total: int = 0
-    bytes_written_total: int = 0
-    records_damaged_total: int = 0  # bytes on disk that are not what was written
-    samples_lost_total: int = 0  # damaged, or deleted before every sink had them
-    gaps_total: int = 0  # times a sink had to jump over samples that were deleted
+    bytes_used: int = stat("bytes of the spool's files")
+    bytes_max: int = stat("bytes that the spool's files may have")
+    pending_bytes: int = stat("bytes that wait for the disk")
+    memory_bytes: int = stat("bytes of files kept in memory because the disk refuses")
+    quarantine_bytes: int = stat("bytes of files set aside, in which nothing can be believed")
+    commit_ms_last: float = stat("how long the newest commit took", default=0.0)
+    samples_total: int = stat("samples made durable, all lanes")
+    records_total: int = stat("records written")
+    commits_total: int = stat("commits: groups of records made durable together")
+    fsyncs_total: int = stat("flushes of the disk's cache that were asked for")
+    bytes_written_total: int = stat("bytes written to the spool's files")
+    records_damaged_total: int = stat("records on disk that are not what was written")
+    samples_lost_total: int = stat("samples damaged, or deleted before every sink had them")
+    gaps_total: int = stat("times that samples began to be deleted before every sink had them")
     lanes: dict[Lane, LaneStats] = field(
         default_factory=lambda: {lane: LaneStats() for lane in Lane}
     )

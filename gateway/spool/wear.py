@@ -30,6 +30,7 @@ import orjson
 from gateway.clock import Clock
 from gateway.spool.config import WearSettings
 from gateway.spool.stats import SpoolStats
+from gateway.stats import stat, stats
 
 __all__ = [
     "DeviceWrites",
@@ -106,17 +107,21 @@ class Wear:
 _FIELDS = tuple(field.name for field in dataclasses.fields(Wear))
 
 
-@dataclass(slots=True)
+@stats
 class WearStats:
     """For the page, /metrics and health."""
 
-    observed_s: float = 0.0
-    bytes_day: float = 0.0  # the spool's own
-    flushes_day: float = 0.0
-    device_bytes_day: float = 0.0  # everybody's, by the kernel; 0: not known
-    bytes_total: float = 0.0  # the spool's own, since this spool was begun
-    card_bytes: int = 0
-    life_days: float = math.nan  # NaN: not known yet
+    observed_s: float = stat("time that the rates of wear are measured over", default=0.0)
+    bytes_day: float = stat("bytes a day that the spool writes", default=0.0)
+    flushes_day: float = stat("flushes a day that the spool asks for", default=0.0)
+    device_bytes_day: float = stat(
+        "bytes a day that everybody writes to the spool's device; 0: not known", default=0.0
+    )
+    bytes_total: float = stat("bytes the spool has written since it was begun", default=0.0)
+    card_bytes: int = stat("size of the card, in bytes")
+    life_days: float = stat(
+        "estimate of the card's life at these rates, in days; NaN: not known yet", default=math.nan
+    )
     warning: str = ""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from gateway.sources import SourceStats
 from gateway.spool.plot import Plot, Thinner
 from gateway.spool.wear import WearStats
 from gateway.stages.latest import Latest
+from gateway.stats import stat, stats
 from gateway.tag import DataType, Quality, Tag, TagTable
 
 __all__ = ["FakeEvent", "FakePart", "FakeView", "until"]
@@ -61,11 +62,10 @@ class FakeEvent:
     sensor: str = ""
 
 
-@dataclass(slots=True)
+@stats
 class FakePart:
-    samples_total: int = 0
-    turn_ms_last: float = 0.0
-    lanes: dict[Lane, SinkStats] = field(default_factory=dict)
+    samples_total: int = stat("samples")
+    turn_ms_last: float = stat("how long", default=0.0)
 
 
 @dataclass

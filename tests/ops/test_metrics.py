@@ -8,14 +8,16 @@ import re
 from collections import Counter
 from dataclasses import dataclass, field, fields
 from enum import IntEnum
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.ops.metrics import exposition, render
+from gateway.ops.metrics import Family, exposition, render
 from gateway.sources import SourceStats
+from gateway.stats import stat, stats
 from tests.ops.fake_view import FakeView
 
 _LINE = re.compile(r"([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{(.*)\})? (\S+)")
@@ -26,21 +28,39 @@ Sample = tuple[str, tuple[tuple[str, str], ...]]
 
 
 def parse(text: str) -> tuple[dict[str, str], dict[Sample, float]]:
-    """An independent reading of exposition format 0.0.4: kinds by name, values by sample."""
+    """Kinds by name, values by sample."""
+    kinds, _, values = parse_all(text)
+    return kinds, values
+
+
+def parse_all(text: str) -> tuple[dict[str, str], dict[str, str], dict[Sample, float]]:
+    """An independent reading of exposition format 0.0.4: kinds and help by name, and values.
+
+    Stricter than the format: each metric has one help of one line, then its kind, then samples.
+    """
     kinds: dict[str, str] = {}
+    helps: dict[str, str] = {}
     values: dict[Sample, float] = {}
     current = ""
     assert text.endswith("\n")
     for line in text[:-1].split("\n"):
+        if line.startswith("# HELP "):
+            _, _, current, escaped = line.split(" ", 3)
+            assert current not in helps, f"{current} stands in two places"
+            assert re.fullmatch(r"(?:[^\\\n]|\\[\\n])*", escaped), line
+            helps[current] = re.sub(r"\\[\\n]", lambda m: _UNESCAPED[m[0]], escaped)
+            continue
         if line.startswith("# TYPE "):
-            _, _, current, kind = line.split(" ")
-            assert current not in kinds, f"{current} stands in two places"
-            kinds[current] = kind
+            _, _, name, kind = line.split(" ")
+            assert name == current, f"{name} has no help before its kind"
+            assert name not in kinds, f"{name} stands in two places"
+            kinds[name] = kind
             continue
         match = _LINE.fullmatch(line)
         assert match is not None, line
         name, inside, number = match.groups()
         assert name == current, line
+        assert name in kinds, line
         labels = []
         position = 0
         while inside and position < len(inside):
@@ -52,7 +72,8 @@ def parse(text: str) -> tuple[dict[str, str], dict[Sample, float]]:
         key = (name, tuple(labels))
         assert key not in values, line
         values[key] = float(number)
-    return kinds, values
+    assert kinds.keys() == helps.keys()
+    return kinds, helps, values
 
 
 def test_every_number_of_a_source_is_a_metric_with_its_source(view: FakeView) -> None:
@@ -90,18 +111,18 @@ class Lane(IntEnum):
     RAW = 3
 
 
-@dataclass(slots=True)
+@stats
 class LaneStats:
-    records_total: int = 4
+    records_total: int = stat("records", default=4)
 
 
-@dataclass(slots=True)
+@stats
 class Nested:
     lanes: dict[Lane, LaneStats] = field(default_factory=lambda: {Lane.RAW: LaneStats()})
     inner: LaneStats = field(default_factory=LaneStats)
-    from_numpy_total: np.int64 = np.int64(5)  # noqa: RUF009 - it is immutable
-    ratio: float = float("inf")
-    unknown: float = float("nan")
+    from_numpy_total: np.int64 = stat("of numpy", default=np.int64(5))
+    ratio: float = stat("a ratio", default=float("inf"))
+    unknown: float = stat("not known", default=float("nan"))
 
 
 def test_nested_stats_become_names_and_labels(view: FakeView) -> None:
@@ -148,7 +169,60 @@ def test_two_sources_share_one_type_line(view: FakeView) -> None:
 
 @given(st.text(max_size=100) | st.text(alphabet='\\"\n{},= a\udc80', max_size=100))
 def test_any_label_reads_back(text: str) -> None:
-    rendered = render([("m_total", "counter", (("topic", text), ("b", "c")), 1)])
+    rendered = render([Family("m_total", "counter", "m", [((("topic", text), ("b", "c")), 1)])])
     _, values = parse(rendered)
     expected = text.encode("utf-8", "replace").decode()
     assert values == {("m_total", (("topic", expected), ("b", "c"))): 1.0}
+
+
+@given(st.text(st.characters(codec="utf-8")) | st.text(alphabet='\\\n"# {}a', max_size=100))
+def test_any_help_reads_back(text: str) -> None:
+    rendered = render([Family("m_total", "counter", text, [((), 1)])])
+    _, helps, _ = parse_all(rendered)
+    assert helps == {"m_total": text}
+
+
+def test_what_is_counted_in_milliseconds_is_said_to_be_in_seconds(view: FakeView) -> None:
+    _, helps, _ = parse_all(exposition(view))
+    words = helps["sluicegate_source_scan_last_seconds"]
+    assert words == "how long the newest scan took, in seconds"
+
+
+def test_a_number_without_words_is_refused_where_it_is_written() -> None:
+    with pytest.raises(TypeError, match=r"Part.lost_total needs its words: write stat\(...\)"):
+
+        @stats
+        class Part:
+            kept_total: int = stat("samples kept")
+            lost_total: int = 0
+
+
+def test_numbers_that_are_not_of_such_a_class_are_no_metrics(view: FakeView) -> None:
+    view.parts["part"] = Plain()
+    with pytest.raises(AssertionError, match="sluicegate_part_samples_total"):
+        exposition(view)
+
+
+@dataclass(slots=True)
+class Plain:
+    samples_total: int = 0
+
+
+ROOT = Path(__file__).parents[2]
+STATS_CLASS = re.compile(r"^@stats\nclass (\w+):", re.MULTILINE)
+DOCUMENTED = re.compile(r"^\| `sluicegate_.* \| ((?:`\w+Stats`(?:, )?)+) in `(.+?)`", re.MULTILINE)
+
+
+def test_the_documentation_names_every_class_of_numbers_and_where_it_stands() -> None:
+    page = (ROOT / "docs" / "operations.md").read_text("utf-8")
+    said = {
+        (name, row[2])
+        for row in DOCUMENTED.finditer(page)
+        for name in re.findall(r"`(\w+)`", row[1])
+    }
+    written = {
+        (name, path.relative_to(ROOT).as_posix())
+        for path in (ROOT / "gateway").rglob("*.py")
+        for name in STATS_CLASS.findall(path.read_text("utf-8"))
+    }
+    assert said == written

@@ -5,18 +5,22 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
+import json
 import os
+import re
 import socket
 import subprocess
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from fnmatch import fnmatch
 from functools import partial
 from pathlib import Path
 
 import psutil
 import pytest
 
+from tests.ops.test_metrics import parse_all
 from tests.rig import SLUICEGATE, get_json, sluicegate, wait_until
 from tests.system.conftest import Plant, page_of
 
@@ -56,6 +60,28 @@ def test_a_plant_is_read_stored_and_queried_with_no_server(plant: Plant, tmp_pat
         assert gateway.stop() < 5.0
         assert gateway.process.returncode == 0
         assert "ERROR" not in gateway.output()
+
+
+def test_every_metric_says_what_it_is_and_is_in_the_documentation(
+    plant: Plant, tmp_path: Path
+) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "operations.md").read_text("utf-8")
+    section = page.split("## `/metrics`\n")[1].split("\n## ")[0]
+    table, alerts = section.split("Worth an alert")
+    listed = re.findall(r"`((?:sluicegate|process)_\w*\*?)", table)
+    folder = json.dumps(str(tmp_path / "sent"))
+    sink = f'\n[[sink]]\ntype = "file"\nname = "folder"\ndirectory = {folder}\n'
+    plant.config.write_text(plant.config.read_text() + sink)
+    with sluicegate("gateway", ["run", str(plant.config)], tmp_path) as gateway:
+        address = page_of(gateway)
+        wait_until(lambda: good_sources(address))
+        with urllib.request.urlopen(f"{address}/metrics", timeout=5) as answer:
+            kinds, helps, values = parse_all(answer.read().decode())
+    names = {name for name, _ in values}
+    assert names == kinds.keys() == helps.keys()
+    assert all(re.fullmatch(r"\S.{3,}[^\s.]", words) for words in helps.values())
+    assert {name for name in names if not any(fnmatch(name, each) for each in listed)} == set()
+    assert set(re.findall(r"sluicegate_\w+", alerts)) <= names
 
 
 def test_sigterm_loses_no_scan(plant: Plant, tmp_path: Path) -> None:

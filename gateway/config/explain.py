@@ -280,6 +280,8 @@ class Document:
             return "..."
         if isinstance(value, str) and "@" in value and "//" in value:
             return "..."  # a URL with a login
+        if isinstance(value, str) and "://" in value and "?" in value:
+            return shown(value.partition("?")[0] + "?...")  # there may be a login, too
         return shown(value)
 
     def _advice(self, path: KeyPath, verb: str = "Write") -> str:

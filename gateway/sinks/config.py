@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from abc import abstractmethod
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from gateway.settings import Bytes, Name, RenameSettings, Seconds, Secret, SecretReference, Settings
 from gateway.spool.config import LaneName
@@ -19,6 +20,7 @@ __all__ = [
     "Influx1Settings",
     "Influx2Settings",
     "Influx3Settings",
+    "InfluxSinkSettings",
     "KafkaSettings",
     "LineProtocolSettings",
     "NatsSettings",
@@ -102,9 +104,32 @@ class HttpLoginSettings(HttpSinkSettings):
     token: SecretReference | None = Field(default=None, description="sent as a bearer token")
 
 
-class Influx2Settings(HttpSinkSettings):
+# A login is left to the pattern of `url`, whose objection does not repeat it.
+_WITH_API_PATH = re.compile(
+    r"(https?://[^\s/?#@]+(?:/[^\s?#@]*?)??)/+(?:api/v2/write|api/v3/write_lp|write)/*([?#].*)?",
+    re.DOTALL,
+)
+
+
+class InfluxSinkSettings(HttpSinkSettings):
+    """A database that is written to at a path of its own, behind whatever path a proxy adds."""
+
+    api_path: ClassVar[str]
+
+    @field_validator("url", mode="before")
+    @classmethod
+    def _is_without_api_path(cls, url: Any) -> Any:
+        with_path = _WITH_API_PATH.fullmatch(url) if isinstance(url, str) else None
+        if with_path is None:
+            return url
+        mend = f'write url = "{with_path[1]}": the gateway adds {cls.api_path} by itself'
+        raise ValueError(mend + (", and what goes behind a ?" if with_path[2] else ""))
+
+
+class Influx2Settings(InfluxSinkSettings):
     """InfluxDB 2, or anything that speaks its /api/v2/write (VictoriaMetrics)."""
 
+    api_path = "/api/v2/write"
     type: Literal["influxdb2"]
     org: str = Field(default="", description="organisation; InfluxDB 2 needs it")
     bucket: str = Field(min_length=1, description="where to write", examples=["plant"])
@@ -257,9 +282,10 @@ class KafkaSettings(BrokerSinkSettings):
         return f"{self.brokers} topic {self.topic}"
 
 
-class Influx3Settings(HttpSinkSettings):
+class Influx3Settings(InfluxSinkSettings):
     """InfluxDB 3, by its own /api/v3/write_lp."""
 
+    api_path = "/api/v3/write_lp"
     type: Literal["influxdb3"]
     database: str = Field(min_length=1, description="where to write", examples=["plant"])
     token: SecretReference | None = Field(
@@ -271,9 +297,10 @@ class Influx3Settings(HttpSinkSettings):
         return f"{self.url} database {self.database}"
 
 
-class Influx1Settings(HttpSinkSettings):
+class Influx1Settings(InfluxSinkSettings):
     """InfluxDB 1, or anything that speaks its /write."""
 
+    api_path = "/write"
     type: Literal["influxdb1"]
     database: str = Field(min_length=1, description="where to write", examples=["plant"])
     retention_policy: str = Field(default="", description="empty = the database's own")

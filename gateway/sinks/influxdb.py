@@ -195,19 +195,19 @@ def _chosen(frame: Frame, rows: RowArray) -> Frame:
 
 
 def _api_of(settings: InfluxSettings) -> Api:
-    base = settings.url.rstrip("/")
+    url = settings.url.rstrip("/") + settings.api_path
     match settings:
         case Influx1Settings():
             query = {"db": settings.database, "precision": "n"}
             if settings.retention_policy:
                 query["rp"] = settings.retention_policy
             login = partial(http.basic, settings.username, settings.password)
-            return Api(url=f"{base}/write", query=query, authorize=login)
+            return Api(url=url, query=query, authorize=login)
         case Influx2Settings():
             query = {"org": settings.org, "bucket": settings.bucket, "precision": "ns"}
             login = partial(http.token_header, "Token", settings.token)
-            return Api(url=f"{base}/api/v2/write", query=query, authorize=login)
+            return Api(url=url, query=query, authorize=login)
     # A point that is refused must not cost its neighbours; the answer names its line.
     query = {"db": settings.database, "precision": "nanosecond", "accept_partial": "true"}
     login = partial(http.token_header, "Bearer", settings.token)
-    return Api(url=f"{base}/api/v3/write_lp", query=query, authorize=login)
+    return Api(url=url, query=query, authorize=login)

@@ -54,6 +54,34 @@ def test_paths_do_not_depend_on_where_the_process_was_started(
     assert config.settings.sources[0].register_map == folder / "press.csv"
 
 
+@pytest.mark.parametrize(
+    ("kind", "url"),
+    [
+        *((kind, "http://vm:8480/insert/0/influx") for kind in ("1", "2", "3")),
+        *((kind, "https://edge.example.com/writes/") for kind in ("1", "2", "3")),
+        ("2", "https://edge.example.com/api/v2/"),
+        ("lines", "http://vm:8428/write?db=plant"),
+        ("lines", "http://vm:8480/insert/0/influx/api/v2/write"),
+        ("remote", "http://127.0.0.1:9090/api/v1/write"),
+        ("json", "https://example.org/write"),
+    ],
+)
+def test_a_url_keeps_the_path_that_a_proxy_adds_and_a_whole_address_is_taken_whole(
+    changed: Change, kind: str, url: str
+) -> None:
+    says = {
+        "1": 'type = "influxdb1"\ndatabase = "plant"',
+        "2": 'type = "influxdb2"\nbucket = "plant"',
+        "3": 'type = "influxdb3"\ndatabase = "plant"',
+        "lines": 'type = "lineprotocol"',
+        "remote": 'type = "prometheus"',
+        "json": 'type = "http_json"',
+    }
+    sink = GOOD[GOOD.index("[[sink]]") :]
+    path = changed(sink, f'[[sink]]\nname = "db"\nurl = "{url}"\n{says[kind]}\n')
+    assert load(path).settings.sinks[0].target.split()[0] == url
+
+
 def test_what_editors_on_windows_write_is_read(folder: Path) -> None:
     path = folder / "plant.toml"
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n"))

@@ -19,12 +19,14 @@ from pydantic import (
     ValidationInfo,
     WithJsonSchema,
 )
+from pydantic_core import PydanticKnownError
 
 from gateway.errors import SluicegateError
 
 __all__ = [
     "Bytes",
     "Name",
+    "NamedPath",
     "RenameSettings",
     "Seconds",
     "Secret",
@@ -73,6 +75,12 @@ def _bytes(value: Any, info: ValidationInfo) -> Any:
         return int(match[1]) * _BYTES[match[2]]
     if info.mode == "json":
         raise ValueError('write a whole number and a unit in quotes, such as "64KiB" or "512MiB"')
+    return value
+
+
+def _named(value: Any) -> Any:
+    if isinstance(value, str) and not value.strip():
+        raise PydanticKnownError("string_too_short", {"min_length": 1})
     return value
 
 
@@ -181,6 +189,13 @@ def _secret_schema() -> dict[str, Any]:
 
 Name = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]
 """What the user calls a source, sink or model. It becomes a part of file names."""
+
+NamedPath = Annotated[
+    Path,
+    BeforeValidator(_named),
+    WithJsonSchema({"type": "string", "format": "path", "minLength": 1}),
+]
+"""A file or folder; an empty text is none, though a `Path` takes it for the folder one is in."""
 
 SecretReference = Annotated[
     Any,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import ConfigDict, Field
@@ -15,7 +14,7 @@ from gateway.config.places import KeyPath
 from gateway.config.schema import GatewaySettings, Sluicegate
 from gateway.errors import Problem
 from gateway.inference.config import ModelSettings
-from gateway.settings import Seconds, Settings
+from gateway.settings import NamedPath, Seconds, Settings
 from gateway.sources.modbus.config import (
     AddressRange,
     ModbusSettings,
@@ -36,7 +35,7 @@ class MapReference(Settings):
 
     type: Literal["modbus-tcp", "modbus-rtu"]
     name: str = ""
-    register_map: Path | None = Field(default=None, alias="map")
+    register_map: NamedPath | None = Field(default=None, alias="map")
     profile: str = ""
     sunspec: SunSpecSettings = SunSpecSettings()
     scan_classes: dict[str, Seconds] = Field(default={"default": 1.0})

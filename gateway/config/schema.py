@@ -11,7 +11,7 @@ from pydantic import Field, field_validator
 
 from gateway.asset import AssetSettings
 from gateway.inference.config import ModelSettings
-from gateway.settings import Name, Seconds, SecretReference, Settings
+from gateway.settings import Name, NamedPath, Seconds, SecretReference, Settings
 from gateway.sinks.config import (
     FileSinkSettings,
     HttpJsonSettings,
@@ -173,7 +173,7 @@ class GatewaySettings(Settings):
 
     name: Name = Field(description="label `gateway` of every point", examples=["line-1"])
     site: str = Field(default="", max_length=64, description="label `site` of every point")
-    data_dir: Path = Field(
+    data_dir: NamedPath = Field(
         default=Path("/var/lib/sluicegate"), description="folder of the spool and dead letters"
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(

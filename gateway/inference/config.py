@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from gateway.settings import Bytes, Name, Seconds, Settings
+from gateway.settings import Bytes, Name, NamedPath, Seconds, Settings
 
 __all__ = ["ModelSettings"]
 
@@ -18,7 +17,7 @@ class ModelSettings(Settings):
     name: Name = Field(
         description="what logs, scores and the page call it", examples=["pump-health"]
     )
-    bundle: Path = Field(
+    bundle: NamedPath = Field(
         description="folder with bundle.toml and model.onnx; looked for beside the configuration",
         examples=["models/pump-health"],
     )
@@ -29,7 +28,7 @@ class ModelSettings(Settings):
         " with one of them. None = unsigned bundles are taken, too",
         examples=[["3b6a27bcceb6a42d62a3a8d02a6f0d73653215771de243a63ac048a18b59da29"]],
     )
-    shadow: Path | None = Field(
+    shadow: NamedPath | None = Field(
         default=None,
         description="folder of a second bundle that is run beside it and only compared",
     )

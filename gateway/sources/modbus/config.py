@@ -5,12 +5,11 @@ from __future__ import annotations
 from abc import abstractmethod
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
-from gateway.settings import Name, Seconds, Settings
+from gateway.settings import Name, NamedPath, Seconds, Settings
 from gateway.sources.modbus.types import RegisterType
 from gateway.tag import ByteOrder, DataType
 
@@ -105,7 +104,7 @@ class ModbusSettings(Settings):
 
     type: str
     name: Name = Field(description="what logs, metrics and the page call it", examples=["press"])
-    register_map: Path | None = Field(
+    register_map: NamedPath | None = Field(
         default=None,
         alias="map",
         description="CSV file of the tags, beside the configuration; required without a profile",

@@ -90,7 +90,17 @@ def _secret(value: Any) -> Any:
     if not isinstance(value, str) or not value.startswith(("env:", "file:")):
         # The value itself is never repeated: it may be the secret.
         raise ValueError('secrets are not kept in this file; write "env:NAME" or "file:/path"')
+    kind, _, where = value.partition(":")
+    if not where.strip():
+        name, example = _REFERRED[kind]
+        raise ValueError(f'nothing stands behind "{kind}:"; write {name}, such as "{example}"')
     return Secret(value)
+
+
+_REFERRED = {
+    "env": ("the name of an environment variable", "env:INFLUX_TOKEN"),
+    "file": ("the path of a file", "file:influx-token"),
+}
 
 
 class _Written:

@@ -8,14 +8,22 @@ Environment: DEMO_PORT is the page's port; INFLUX_URL with INFLUX_TOKEN, INFLUX_
 INFLUX_BUCKET forwards to a server as well.
 """
 
+# ruff: noqa: E402 - the signals are held before anything that takes long is imported
+
 from __future__ import annotations
+
+import signal
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+if __name__ == "__main__":
+    # The imports take a quarter of a second, of a board's a few: Ctrl-C then waits for `_demo`.
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
 
 import asyncio
 import json
 import logging
 import os
 import shutil
-import signal
 import socket
 import sys
 import time
@@ -54,6 +62,7 @@ def main() -> int:
 async def _demo() -> int:
     async with AsyncExitStack() as stack:
         stopped = stack.enter_context(stop_on_signals())
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         broker = await stack.enter_async_context(open_broker())
         if broker.kind == "amqtt":
             # It shuts down sockets that have gone already, and asyncio would show each traceback.

@@ -149,13 +149,18 @@ _CAPACITY_FIRST = 256
 class TagTable:
     """Tags by dense id. Ids are given in order of adding and never change while the process runs.
 
+    Samples of earlier runs bring their tags as these were then (`remember`). They stay so, under
+    ids of their own, when today's configuration has another tag of that name: what it says holds
+    for what is measured today.
+
     The vectors (`scale`, `offset`, ...) are views of length `len(table)`; a later `add` may
     replace them, so index them afresh each turn and never keep one.
     """
 
     def __init__(self, tags_max: int = 100_000) -> None:
         self._tags: list[Tag] = []
-        self._ids: dict[str, int] = {}
+        self._ids: dict[str, int] = {}  # of today's tag, else of the last that was remembered
+        self._past: dict[Tag, int] = {}  # remembered, and not of today
         self._tags_max = tags_max
         self._vectors = np.zeros((6, _CAPACITY_FIRST))
 
@@ -174,13 +179,39 @@ class TagTable:
     def add(self, tag: Tag) -> int:
         """The tag's id, new or - when an equal tag is there already - the one it has."""
         known = self._ids.get(tag.name)
-        if known is not None:
+        if known is not None and self._tags[known] not in self._past:
             if self._tags[known] != tag:
                 raise SluicegateError(
                     f"tag {tag.name!r} is defined twice, differently",
                     hint="give one of them another asset or field name",
                 )
             return known
+        tag_id = self._past.pop(tag, None)
+        if tag_id is None:
+            tag_id = self._append(tag)
+        self._ids[tag.name] = tag_id
+        return tag_id
+
+    def remember(self, tag: Tag) -> int:
+        """The id of a tag as it was when its samples were taken; today's, if there is one."""
+        known = self._ids.get(tag.name)
+        if known is not None and self._tags[known] not in self._past:
+            return known
+        tag_id = self._past.get(tag)
+        if tag_id is None:
+            tag_id = self._past[tag] = self._append(tag)
+        self._ids[tag.name] = tag_id
+        return tag_id
+
+    def is_past(self, tag: Tag) -> bool:
+        """Whether it is remembered only: nothing of today is this tag, or not yet."""
+        return tag in self._past
+
+    def put_beside(self, tag: Tag, derived: Tag) -> int:
+        """The id of what is derived from a tag of this table: of the past, if that is."""
+        return self.remember(derived) if self.is_past(tag) else self.add(derived)
+
+    def _append(self, tag: Tag) -> int:
         if len(self._tags) >= self._tags_max:
             raise SluicegateError(
                 f"more than {self._tags_max} tags; {tag.name!r} is one too many",
@@ -193,15 +224,18 @@ class TagTable:
             *(tag.scale, tag.offset, tag.eu_low, tag.eu_high, tag.deadband, tag.rate_max),
         )
         self._tags.append(tag)
-        self._ids[tag.name] = tag_id
         return tag_id
 
     def id_of(self, name: str) -> int | None:
         return self._ids.get(name)
 
     def ids_of_source(self, source: str) -> IdArray:
-        """Ids of the raw tags a source feeds, ascending."""
-        fed = (i for i, tag in enumerate(self._tags) if tag.source == source)
+        """Ids of the raw tags a source feeds, ascending; those that were replaced are left out."""
+        fed = (
+            i
+            for i, tag in enumerate(self._tags)
+            if tag.source == source and self._ids[tag.name] == i
+        )
         return np.fromiter((i for i in fed if self._tags[i].lane is Lane.RAW), np.int32)
 
     @property

@@ -68,3 +68,36 @@ def test_the_first_entry_that_matches_an_asset_names_its_class_and_labels() -> N
     }
     with pytest.raises(UnknownAsset, match="'tank-1' is not declared"):
         assets.tag("tank-1", "level")
+
+
+def test_a_tag_of_an_earlier_run_keeps_nobody_from_being_what_it_is_today(table: TagTable) -> None:
+    earlier = make_tag("bay.v", eng_unit="bar")
+    past = table.remember(earlier)
+    assert table.remember(earlier) == table.id_of("bay.v") == past
+    assert table.is_past(earlier)
+    today = table.add(make_tag("bay.v", eng_unit="Pa"))
+    assert today != past
+    assert table.id_of("bay.v") == today
+    assert table[past].eng_unit == "bar"
+    with pytest.raises(SluicegateError, match="defined twice"):
+        table.add(make_tag("bay.v", eng_unit="psi"))
+    # What was stored before and is read from now on is called what it is called today.
+    assert table.remember(earlier) == today
+
+
+def test_a_tag_that_is_today_as_it_was_keeps_its_id(table: TagTable) -> None:
+    tag = make_tag("bay.v")
+    past = table.remember(tag)
+    assert table.add(tag) == past
+    assert not table.is_past(tag)
+    assert table.remember(make_tag("bay.v", eng_unit="bar")) == past
+
+
+def test_what_is_derived_from_a_tag_of_an_earlier_run_is_of_that_run(table: TagTable) -> None:
+    past, today = make_tag("bay.v", source="a"), make_tag("bay.v", source="b")
+    of_past, of_today = make_tag("bay.v@1s.mean", source="a"), make_tag("bay.v@1s.mean", source="b")
+    table.remember(past)
+    before = table.put_beside(past, of_past)
+    table.add(today)
+    assert table.put_beside(today, of_today) != before
+    assert table.ids_of_source("a").tolist() == []

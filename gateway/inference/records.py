@@ -79,12 +79,21 @@ class Records:
 
         Raises SluicegateError when the table has no room for them, or has others of their names.
         """
+        if self._templates.get((model, tag.asset)) != tag:
+            self._ids = {
+                key: ids for key, ids in self._ids.items() if key[:2] != (model, tag.asset)
+            }
         self._templates[model, tag.asset] = tag
         fields = {**EVENT_FIELDS, WINDOW_FIELD: DataType.STRING}
         self._add(model, tag.asset, EVENT_MEASUREMENT, "event", fields)
-        return self._table.add(
-            self._derived(model, tag, "score", SCORE_MEASUREMENT, "score", DataType.FLOAT64)
+        return self._table.put_beside(
+            tag, self._derived(model, tag, "score", SCORE_MEASUREMENT, "score", DataType.FLOAT64)
         )
+
+    def is_outdated(self, model: str, tag: Tag) -> bool:
+        """Whether an asset's derived tags are those of an earlier run, and `tag` is of today."""
+        template = self._templates[model, tag.asset]
+        return self._table.is_past(template) and not self._table.is_past(tag)
 
     def frame(self, events: Iterable[Event]) -> Frame:
         """The samples of some events, in order."""
@@ -195,8 +204,8 @@ class Records:
     ) -> dict[str, int]:
         tag = self._templates[model, asset]
         ids = {
-            field: self._table.add(
-                self._derived(model, tag, f"{word}.{field}", measurement, field, kind)
+            field: self._table.put_beside(
+                tag, self._derived(model, tag, f"{word}.{field}", measurement, field, kind)
             )
             for field, kind in fields.items()
         }

@@ -13,6 +13,7 @@ decides where the job is done: at once, or in a thread while the event loop goes
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -293,6 +294,9 @@ class Watcher:
                 self._slots[tag.asset] = self._add_asset(tag)
             slot = self._slots[tag.asset]
             if slot is not None:
+                if self._records.is_outdated(self.name, tag):
+                    with contextlib.suppress(SluicegateError):  # a full table: those of before
+                        self._score_ids[slot] = self._records.introduce(self.name, tag)
                 age_ns = age_max_ns(tag, self._period_ns, self._deadband_report_s)
                 found.append((tag_id, self._rings.connect(slot, column, age_ns)))
         if len(self._cells) < len(self._table):  # by now the scores' own tags are in it, too

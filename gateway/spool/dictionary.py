@@ -3,7 +3,7 @@
 Frames on disk name tags by local ids, given in order of first use in the segment. Before the
 first frames that use them stands a record with the new tags, all their attributes as JSON. So a
 later run, with another configuration, can still say what the samples are: a tag that exists now
-under that name keeps its present definition, any other is added to the table as it was.
+under that name keeps its present definition, any other is remembered as it was.
 """
 
 from __future__ import annotations
@@ -97,11 +97,8 @@ class Dictionary:
 def _id_in(table: TagTable, tag: Tag | None) -> int:
     if tag is None:
         return -1
-    known = table.id_of(tag.name)
-    if known is not None:
-        return known
     try:
-        return table.add(tag)
+        return table.remember(tag)
     except SluicegateError:
         return -1
 

@@ -206,11 +206,14 @@ class Windows:
             return
         new: list[int] = []
         # Adding derived tags makes the table longer; those are never covered themselves.
-        for tag in [self._table[tag_id] for tag_id in range(known, len(self._table))]:
+        table = self._table
+        for tag_id in range(known, len(table)):
+            tag = table[tag_id]
             covered = tag.lane is Lane.RAW and tag.data_type is not DataType.STRING
             if covered and matches_any(tag.name, self._settings.tags):
                 new.append(len(self._outputs))
-                self._outputs.append([self._table.add(made) for made in self._derived(tag)])
+                made = [table.put_beside(tag, derived) for derived in self._derived(tag)]
+                self._outputs.append(made)
             else:
                 new.append(-1)
         new += [-1] * (len(self._table) - known - len(new))

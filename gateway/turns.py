@@ -75,9 +75,10 @@ class Replayable(Protocol):
 
     last_turn_ns: int
     last_boot: int
-    derived_turn_ns: int
-
     checkpoint: Checkpoint | None
+
+    @property
+    def derived_turn_ns(self) -> int: ...
 
     def replay(self, since_ns: int, after: int | None = None) -> Iterable[tuple[int, Turn]]: ...
 

@@ -93,8 +93,6 @@ class Spool:
         self.last_boot = store.last_boot
         # What the windows can go on from; None: nothing.
         self.checkpoint = store.checkpoint
-        # From the turn behind this one on, a power cut may have taken what was derived.
-        self.derived_turn_ns = store.derived_turn_ns
 
     @staticmethod
     @asynccontextmanager
@@ -152,6 +150,11 @@ class Spool:
         elif self._period is None:
             self._period = self._loop.call_later(self._settings.commit_period, self._period_over)
         return pending.future
+
+    @property
+    def derived_turn_ns(self) -> int:
+        """From the turn behind this one on, a power cut may have taken what was derived."""
+        return self._store.derived_turn_ns
 
     @property
     def has_room(self) -> bool:
@@ -229,6 +232,7 @@ class Spool:
                 self._settle_clock("exact")
             elif not is_known:
                 self._store.begin_boot(clock.boot, clock.offset_ns)
+        self.last_turn_ns = self._store.last_turn_ns
 
     async def settle_clock(self, verdict: Verdict = "exact") -> bool:
         """Have on record how wrong this boot's provisional times were; whether that is done.

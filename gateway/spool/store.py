@@ -136,9 +136,8 @@ class Store:
         self._must_save_cursors = self.cursors.check()
         self.cursors.ends = {lane: self.samples_end(lane) for lane in Lane}
         if self.settings.raw:
-            self.last_turn_ns, self.last_boot = self._find_last_turn()
             self._derived_mark = self._writers[Lane.RAW].raw_sequence or 1
-            self.derived_turn_ns = self._find_derived_turn_ns()
+            self._find_turns()
             self.checkpoint = self._find_checkpoint()
         self._update_stats()
 
@@ -362,6 +361,8 @@ class Store:
         OSError; nothing is known then that was not known before.
         """
         self.waiting.settle(boot_id, verdict, began_ns, in_memory=self.in_memory)
+        if self.settings.raw and not self.stats.commits_total:
+            self._find_turns()  # a replay begins at times as they are known now
 
     def samples_from(self, lane: Lane, place: int) -> int:
         """Samples there are behind a place; what was given up between segments does not count."""
@@ -453,6 +454,10 @@ class Store:
                 t_ns_max=time_or_zero(summary.t_ns_max),
             )
         )
+
+    def _find_turns(self) -> None:
+        self.last_turn_ns, self.last_boot = self._find_last_turn()
+        self.derived_turn_ns = self._find_derived_turn_ns()
 
     def _find_last_turn(self) -> tuple[int, int]:
         newest = next(self.rows_backwards(Lane.RAW), None)

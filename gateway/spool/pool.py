@@ -69,10 +69,16 @@ class Pool:
         kept = sum(map(self._catalog.bytes_of, self._catalog.segments))
         return kept + self._spare_bytes + self.quarantine.bytes_used
 
-    def adopt(self, useless: Sequence[Path] = (), unbelievable: Sequence[Path] = ()) -> None:
+    def adopt(
+        self,
+        useless: Sequence[Path] = (),
+        unbelievable: Sequence[Path] = (),
+        strangers: Sequence[Path] = (),
+    ) -> None:
         """Keep a spare from before if it has the right size; delete what holds no records.
 
-        Where there should be records and none can be believed, the file is set aside.
+        Where there should be records and none can be believed, the file is set aside. So are
+        strangers; what is whole is never deleted, and stays where it is if there is no room.
         """
         with contextlib.suppress(OSError):
             if self._disk.size(self.spare_path) == self.segment_bytes:
@@ -80,6 +86,7 @@ class Pool:
             else:
                 self._disk.unlink(self.spare_path)
         self.quarantine.load()
+        self.quarantine.take(strangers)
         self.discard([*useless, *self.quarantine.take(unbelievable)])
 
     def discard(self, paths: Sequence[Path]) -> None:

@@ -9,8 +9,10 @@ up after a failed sync, are gone through record by record.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -35,10 +37,11 @@ from gateway.spool.segment import (
 )
 from gateway.spool.stats import Damage
 
-__all__ = ["END_HIDDEN", "Found", "find_segments"]
+__all__ = ["END_HIDDEN", "STRANGER", "Found", "find_segments", "find_strangers"]
 
 log = logging.getLogger(__name__)
 
+STRANGER = "it does not continue its lane: of another spool, or of an earlier life; not served"
 END_HIDDEN = "what may stand at the end of the lane cannot be read"
 
 
@@ -50,6 +53,7 @@ class Found:
     number_max: int = 0  # of all that may hold records
     useless: list[Path] = field(default_factory=list)  # segments without a record
     unbelievable: list[Path] = field(default_factory=list)  # nothing in them is what was written
+    strangers: list[Path] = field(default_factory=list)  # whole, and not of this lane's history
 
 
 def find_segments(
@@ -68,10 +72,20 @@ def find_segments(
             lane, number = known
             numbers[lane].append(number)
     for lane, of_lane in numbers.items():
+        strangers = find_strangers(disk, directory, lane, of_lane)
+        for number in strangers:
+            path = segment_path(directory, lane, number)
+            with contextlib.suppress(OSError):
+                segment = _examine(disk, path, TIME_MAX, damage, is_last=False, to_write=False)
+                summary = segment.summary if segment is not None else Summary(*[0] * 9)
+                samples = summary.samples_end - summary.samples_before
+                damage.note(path.name, summary.records, samples, STRANGER)
+            found.strangers.append(path)
+            found.number_max = max(found.number_max, number)
         segments: list[Segment] = []
         limit = TIME_MAX  # first sequence of the segment behind
         is_end_hidden = False
-        for number in sorted(of_lane, reverse=True):
+        for number in sorted({*of_lane} - {*strangers}, reverse=True):
             path = segment_path(directory, lane, number)
             try:
                 segment = _examine(
@@ -99,6 +113,35 @@ def find_segments(
         found.segments[lane] = tuple(segments)
         _count_missing(segments, damage)
     return found
+
+
+def find_strangers(
+    disk: Disk, directory: Path, lane: Lane, numbers: Sequence[int]
+) -> Sequence[int]:
+    """Those of a lane's files that do not continue it, where most others do.
+
+    Sequences rise from file to file. One that begins with a lower sequence than the file before it
+    was brought from another spool, or from an earlier life of this one: believed, it would deny all
+    that is before it. The files kept are the most that rise together.
+    """
+    begins: list[tuple[int, int]] = []  # number, first sequence
+    for number in sorted(numbers):
+        with contextlib.suppress(OSError):
+            header = decode_header(disk.read(segment_path(directory, lane, number), HEAD_BYTES, 0))
+            if header is not None and (header.lane, header.number) == (lane, number):
+                begins.append((number, header.first_sequence))
+    if all(before[1] <= after[1] for before, after in pairwise(begins)):
+        return []
+    # The longest run that does not fall (Fredman, "On computing the length of longest increasing
+    # subsequences", 1975): of each length, the one that ends lowest.
+    ends: list[int] = []
+    runs: list[list[int]] = []
+    for number, first in begins:
+        place = bisect_right(ends, first)
+        run = [*(runs[place - 1] if place else []), number]
+        ends[place : place + 1], runs[place : place + 1] = [first], [run]
+    rising = set(runs[-1])
+    return [number for number, _ in begins if number not in rising]
 
 
 def _examine(

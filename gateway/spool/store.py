@@ -117,7 +117,7 @@ class Store:
         found = find_segments(self.disk, self.directory, names, self.damage, to_write=True)
         self.catalog.segments.update(found.segments)
         self.waiting.find()
-        self.pool.adopt(found.useless, found.unbelievable)
+        self.pool.adopt(found.useless, found.unbelievable, found.strangers)
         shared = Shared(
             disk=self.disk,
             pool=self.pool,

@@ -13,14 +13,14 @@ from pathlib import Path
 
 from gateway.errors import SpoolDamaged
 from gateway.frame import Lane
-from gateway.spool.catalog import Catalog, Segment, contents_of, parse_name
+from gateway.spool.catalog import Catalog, Segment, contents_of, parse_name, segment_path
 from gateway.spool.columns import decode_columns
 from gateway.spool.cursor import SUFFIX
 from gateway.spool.dictionary import Dictionary, decode_tags
 from gateway.spool.disk import Disk
 from gateway.spool.gap import decode_gap
 from gateway.spool.inspect import FINDINGS_MAX, Finding, cursor_finding, find_cursors, open_catalog
-from gateway.spool.recovery import END_HIDDEN
+from gateway.spool.recovery import END_HIDDEN, STRANGER, find_strangers
 from gateway.spool.salvage import read_around
 from gateway.spool.segment import (
     FRAMES,
@@ -207,6 +207,10 @@ def _unbelievable(disk: Disk, directory: Path, catalog: Catalog) -> Iterator[Fin
             continue
         if header is None or (header.lane, header.number) != parse_name(name):
             yield Finding(name, "nothing in this file can be believed", 1, 0)
+    for lane in Lane:
+        numbers = [place[1] for name in names if (place := parse_name(name)) and place[0] is lane]
+        for number in find_strangers(disk, directory, lane, numbers):
+            yield Finding(segment_path(directory, lane, number).name, STRANGER, 1, 0)
 
 
 def _is_there(disk: Disk, path: Path) -> bool:

@@ -12,12 +12,16 @@ from the newest time that is known to have been, so that they are never older th
 from __future__ import annotations
 
 import ctypes
+import logging
+import secrets
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
 __all__ = ["Believe", "Clock", "ManualClock", "SystemClock", "boot_id", "who_vouches"]
+
+log = logging.getLogger(__name__)
 
 # NTP slews below half a second and steps above 128 ms; a difference this large is a step.
 STEP_MIN_NS = 100_000_000
@@ -141,9 +145,12 @@ class SystemClock:
     def __init__(self, believe: Believe = lambda _wall_ns, _floor_ns: "the user") -> None:
         """Without `believe` the wall clock is always right."""
         self._believe = believe
-        self.boot_id = boot_id() or 1
+        # Where the kernel does not say, none is on record: what was known of another boot's time
+        # would be believed of this one.
+        self.boot_id = boot_id() or secrets.randbits(64) | 1
         self._floor_ns = BUILT_NS
         self._offset_ns = time.time_ns() - time.monotonic_ns()
+        self._is_wall_impossible = False  # and the log was told
         self._heard_ns: int | None = None  # the offset that a server says
         self.trusted_by = believe(time.time_ns(), BUILT_NS)
 
@@ -209,10 +216,23 @@ class SystemClock:
             else:
                 heard_ns = self._offset_ns if self._heard_ns is None else self._heard_ns
                 step_ns, least_ns = heard_ns - self._offset_ns, HEARD_STEP_MIN_NS
+        elif time.time_ns() < BUILT_NS:
+            self._say_impossible(step_ns)
+            return 0
+        self._is_wall_impossible = False
         if abs(step_ns) < least_ns:
             return 0
         self._offset_ns += step_ns
         return step_ns
+
+    def _say_impossible(self, step_ns: int) -> None:
+        if not self._is_wall_impossible:
+            self._is_wall_impossible = True
+            log.warning(
+                "clock.impossible seconds=%.0f consequence=not followed, ours goes on"
+                " hint=see who sets the time, and to what",
+                step_ns / 1e9,
+            )
 
 
 class ManualClock:

@@ -85,3 +85,26 @@ def test_a_machine_without_any_witness_is_not_believed_until_there_is_one(
     clock.trust(missing_ns)
     assert clock.boot == 0
     assert clock.utc_ns() == pytest.approx(BUILT_NS + 10**18, abs=10**9)
+
+
+def test_a_wall_clock_that_falls_to_1970_is_not_followed_and_one_that_is_right_again_is(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = SystemClock()
+    real = time.time_ns
+    monkeypatch.setattr(time, "time_ns", lambda: 30 * 10**9)
+    for _ in range(3):
+        assert clock.follow_wall() == 0
+    assert abs(clock.utc_ns() - real()) < 100_000_000
+    assert caplog.text.count("clock.impossible") == 1
+    monkeypatch.setattr(time, "time_ns", lambda: real() + 3600 * 10**9)
+    assert clock.follow_wall() > 3599 * 10**9
+
+
+def test_a_boot_without_an_id_is_not_taken_for_another_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(clock_module, "_BOOT_ID", tmp_path / "none")
+    ids = {SystemClock().boot_id for _ in range(10)}
+    assert len(ids) == 10
+    assert all(0 < boot < 2**64 for boot in ids)

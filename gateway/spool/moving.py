@@ -73,6 +73,7 @@ class Mover:
                 f"a gateway writes to the spool in {directory}",
                 hint="stop it first, with systemctl stop sluicegate: cursors are in its memory",
             ) from error
+        give_to_owner(directory / "lock")  # where there was none, root has made it
         try:
             yield Mover(disk, directory)
         finally:
@@ -105,7 +106,7 @@ class Mover:
             return
         self._disk.make_directory(cursor.path.parent)
         cursor.save(self._disk)
-        give_to_owner(self._directory / "lock", cursor.path.parent, cursor.path)
+        give_to_owner(cursor.path.parent, cursor.path)
 
     def _cursor(self, sink: str) -> Cursor:
         cursor = Cursor(self._directory / "cursors" / (sink + SUFFIX))

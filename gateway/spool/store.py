@@ -150,6 +150,15 @@ class Store:
             if not self.disk.use_memory:
                 raise
 
+    def _keep_lock(self) -> None:
+        """Take it anew where somebody deleted the folder. Raises SpoolLocked, OSError."""
+        if self._lock is not None and not self._lock.is_linked():
+            self._lock.close()
+            self._lock = None
+        if self._lock is None and not self.in_memory:
+            self.disk.make_directory(self.directory)
+            self._take_lock()
+
     def enter_memory(self) -> None:
         """Go on in memory, bounded: the disk has refused for too long. Raises SpoolLocked."""
         self.disk.use_memory, self._has_given_up = True, False
@@ -221,6 +230,7 @@ class Store:
         """
         if not self.is_open:
             self.open()
+        self._keep_lock()
         self._record_boot()
         self._save_cursors_first()
         for group in groups:

@@ -160,6 +160,15 @@ def test_what_root_moves_stays_the_services_to_move(plant: Path, spool_of: Fill)
     assert {path.stat().st_uid for path in made} == {65534}
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files to others")
+def test_what_root_only_looks_at_stays_the_services(plant: Path, spool_of: Fill) -> None:
+    directory = spool_of()
+    (directory / "lock").unlink()
+    os.chown(directory, 65534, 65534)
+    main(["spool", "rewind", str(plant), "plant", "--to", "oldest"])  # without --yes
+    assert (directory / "lock").stat().st_uid == 65534
+
+
 def test_a_sink_that_nobody_knows_is_refused(plant: Path, spool_of: Fill, capsys: Capture) -> None:
     spool_of()
     command = ["spool", "rewind", str(plant), "palnt", "--to", "oldest"]

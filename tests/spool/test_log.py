@@ -19,6 +19,7 @@ from gateway.errors import SpoolError, SpoolLocked
 from gateway.frame import EMPTY_FRAME, Frame, Lane, Turn
 from gateway.spool import log as spool_log
 from gateway.spool import writer
+from gateway.spool.disk import Disk
 from gateway.spool.store import Group, Store
 from tests.spool.conftest import Opener, Until, frame_of, raw_turn, replayed
 from tests.spool.simulated_disk import SimulatedDisk
@@ -272,6 +273,8 @@ async def test_a_folder_deleted_while_in_use_is_made_anew(
         async with asyncio.timeout(5):
             await spool.append(raw_turn(2, 2.0))
         assert spool.stats.state == "ok"
+        with pytest.raises(SpoolLocked):  # it is held as before
+            Disk().lock(tmp_path / "spool" / "lock")
     async with open_spool() as spool:
         assert replayed(spool) == [(2, [2.0])]
 
@@ -305,6 +308,7 @@ import numpy as np
 from gateway.clock import SystemClock
 from gateway.frame import Frame, Lane, Turn
 from gateway.spool.config import SpoolSettings
+from gateway.spool.disk import Disk
 from gateway.spool.log import Spool
 from gateway.tag import Tag, TagTable
 

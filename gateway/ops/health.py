@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from gateway.inference import ModelStats
-from gateway.ops.view import GatewayView, SourceView
+from gateway.ops.view import GatewayView, SinkView, SourceView
 
 __all__ = ["Health", "health_of", "text_of"]
 
@@ -65,13 +65,7 @@ def _warnings(view: GatewayView) -> Iterator[str]:
     for source in view.sources:
         yield from _of_source(source)
     for sink in view.sinks:
-        stats = sink.stats
-        if stats.state in ("retrying", "parked"):
-            yield text_of(f"sink {sink.name}: {stats.state}: {stats.error_last}")
-        elif stats.state == "budget":
-            yield f"sink {sink.name}: its link's budget is used up, {stats.lag_s:.0f} s behind"
-        elif stats.lag_s > LAG_MAX_S:
-            yield f"sink {sink.name}: {stats.lag_s:.0f} s behind"
+        yield from _of_sink(sink)
     for name, model in view.models.items():
         yield from _of_model(name, model)
 
@@ -89,6 +83,18 @@ def _of_source(source: SourceView) -> Iterator[str]:
     elif stats.tags_refused:
         what = f"the device refuses {stats.tags_refused} tags"
         yield text_of(f"source {source.name}: {what}: {stats.error_last}")
+
+
+def _of_sink(sink: SinkView) -> Iterator[str]:
+    stats = sink.stats
+    if stats.state in ("retrying", "parked"):
+        yield text_of(f"sink {sink.name}: {stats.state}: {stats.error_last}")
+    elif stats.state == "budget":
+        yield f"sink {sink.name}: its link's budget is used up, {stats.lag_s:.0f} s behind"
+    elif stats.lag_s > LAG_MAX_S:
+        yield f"sink {sink.name}: {stats.lag_s:.0f} s behind"
+    if stats.burying:
+        yield text_of(f"sink {sink.name}: {stats.burying}")
 
 
 def _of_model(name: str, model: ModelStats) -> Iterator[str]:

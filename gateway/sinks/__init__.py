@@ -50,6 +50,8 @@ class SinkStats:
     budget_bytes_left: int = stat("bytes that the hour's or day's budget has left; 0 without one")
     retries_total: int = stat("attempts that failed and are made again")
     dead_letters_total: int = stat("samples that were refused and put to the dead letters")
+    dead_letters_unkept_total: int = stat("dead letters that could not be written, and are gone")
+    burying: str = ""  # what became dead letters in the last hour
     error_last: str = ""
     latency_ms_last: float = stat("how long the newest request took", default=0.0)
     lag_s: float = stat("age of the oldest sample that is not delivered", default=0.0)

@@ -29,6 +29,8 @@ FILE_BYTES_MAX = 2 * 2**20
 REASON_CHARS_MAX = 255
 # One bad tag gives a letter with each scan, for days.
 SAY_PERIOD_S = 60.0
+# So long a warning stays.
+RECENT_S = 3600.0
 # Of a text: what it is can be seen, and a letter stays a line.
 VALUE_CHARS_MAX = 1000
 _QUALITIES = frozenset(int(quality) for quality in Quality)
@@ -51,7 +53,11 @@ class DeadLetters:
         self._is_failing = False
         self._said_s = -math.inf  # when the log was told last
         self._unsaid = 0
-        self._last = ""  # of those: what the log is to be told
+        self._last = ""  # tag and reason of the newest
+        self._recent, self._recent_s = (
+            0,
+            -math.inf,
+        )  # since an hour without any; when the newest was
         self._writing = threading.Lock()  # two deliveries of a sink may bury at once
 
     def put(self, frame: Frame, reasons: Mapping[int, str], table: Tags) -> None:
@@ -61,8 +67,19 @@ class DeadLetters:
                 self._put(frame, reasons, table)
                 row, why = next(iter(reasons.items()))
                 self._unsaid += len(reasons)
+                self._recent = len(reasons) + (self._recent if self._is_recent() else 0)
+                self._recent_s = self._seconds()
                 self._last = f"tag={table[int(frame.tag_ids[row])].name} reason={why}"
                 self._say()
+
+    def of_late(self) -> str:
+        """What somebody should look at; "" once there was none for an hour."""
+        if not self._is_recent():
+            return ""
+        return f"{self._recent} samples became dead letters, {self._last}; see {self._path}"
+
+    def _is_recent(self) -> bool:
+        return self._seconds() - self._recent_s < RECENT_S
 
     def say(self) -> None:
         """Tell the log what it was not told yet, if it is time."""

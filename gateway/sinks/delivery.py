@@ -389,8 +389,10 @@ class Delivery:
         self._stats.dead_letters_total += len(reasons)
         # A card that is busy must not hold up the scans.
         await asyncio.to_thread(self._dead_letters.put, frame, reasons, self._table)
+        self._stats.dead_letters_unkept_total = self._dead_letters.letters_lost_total
 
     def _refresh_lag(self) -> None:
+        self._stats.burying = self._dead_letters.of_late()
         backlog = self._reader.backlog()
         self._stats.lag_samples = backlog.samples
         age_ns = self._clock.utc_ns() - backlog.oldest_ns

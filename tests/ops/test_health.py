@@ -35,6 +35,7 @@ def test_what_is_wrong_around_it_is_a_warning(view: FakeView) -> None:
     view.sources[0].stats.connected = False
     view.sources[0].stats.error_last = "connection refused"
     view.sinks[0].stats.state = "parked"
+    view.sinks[0].stats.burying = "3 samples became dead letters"
     view.sinks[0].stats.error_last = "401"
     view.models["line-anomaly"].active = False
     health = health_of(view)
@@ -42,6 +43,7 @@ def test_what_is_wrong_around_it_is_a_warning(view: FakeView) -> None:
     assert health.warnings == (
         "source press-plc: not connected: connection refused",
         "sink influx: parked: 401",
+        "sink influx: 3 samples became dead letters",
         "model line-anomaly: not running: ",
     )
 

@@ -486,7 +486,7 @@ async def test_halves_never_cut_a_point_so_its_quality_stays_the_worst_of_all(
         assert all(fields == whole[series[11:13]] for series, fields in fake.stored.items())
 
 
-async def test_dead_letters_are_told_at_once_and_then_from_time_to_time(
+def test_dead_letters_are_told_at_once_and_then_from_time_to_time(
     table: TagTable, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     table.add(make_tag("p1.flow"))
@@ -503,6 +503,20 @@ async def test_dead_letters_are_told_at_once_and_then_from_time_to_time(
     letters.say()
     assert caplog.text.count("sink.dead_letter ") == 2
     assert "samples=1 tag=p1.flow reason=nor that" in caplog.text
+
+
+def test_dead_letters_are_a_warning_for_an_hour(table: TagTable, tmp_path: Path) -> None:
+    table.add(make_tag("p1.flow"))
+    letters = DeadLetters(tmp_path / "db.jsonl", seconds=lambda: now_s)
+    now_s = 5.0
+    assert letters.of_late() == ""
+    letters.put(numbers(4), {1: "no", 2: "no"}, table)
+    now_s += 3000.0
+    letters.put(numbers(4), {3: "nor that"}, table)
+    now_s += 3000.0
+    assert letters.of_late().startswith("3 samples became dead letters, tag=p1.flow reason=nor")
+    now_s += 3000.0
+    assert letters.of_late() == ""
 
 
 async def test_what_a_parked_sink_is_told_anew_is_in_the_log(

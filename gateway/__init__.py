@@ -6,7 +6,7 @@ What flows is a `Frame` (frame.py); nothing flows back but "durable" (spool to s
 Imports go one way (kept by the import linter in `make lint`):
 
     cli, ops -> pipeline, config -> {sources, stages, inference, spool, sinks}
-             -> {asset, settings, tag, frame, clock, jobs, stats, errors}
+             -> {asset, settings, tag, frame, clock, jobs, stats, loop, resolve, errors}
 
 Siblings never import each other. To add ...
     a protocol     a folder under sources/, a line in sources/__init__.py and config/schema.py

@@ -32,13 +32,14 @@ def _run(options: argparse.Namespace) -> int:
     import uvloop
 
     from gateway.config.load import load
+    from gateway.loop import Loop
     from gateway.ops.logs import setup_logging
 
     config = load(options.config)
     setup_logging(config.settings.gateway.log_level)
     for warning in config.warnings:
         log.warning("config.warning %s", warning)
-    uvloop.run(_serve(config))
+    uvloop.run(_serve(config), loop_factory=Loop)
     return 0
 
 

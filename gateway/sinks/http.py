@@ -18,6 +18,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from gateway.errors import (
     SinkError,
@@ -27,6 +28,7 @@ from gateway.errors import (
     SinkUnavailable,
     SluicegateError,
 )
+from gateway.resolve import unresolved
 from gateway.settings import Secret
 from gateway.sinks import SinkStats
 from gateway.sinks.config import HttpLoginSettings, HttpSinkSettings
@@ -137,9 +139,10 @@ class HttpClient:
                     portal_hint=self._portal_hint,
                 )
         except TimeoutError as late:
-            is_slow = not isinstance(late, aiohttp.ServerTimeoutError)  # that one: not connected
-            waited = f"no answer within {self._settings.timeout:g} s"
-            raise SinkUnavailable(f"{url}: {waited}", is_slow=is_slow) from late
+            is_connected = not isinstance(late, aiohttp.ServerTimeoutError)
+            raise self._late(url, is_connected=is_connected) from late
+        except aiohttp.ClientConnectorDNSError as unknown:
+            raise SinkUnavailable(f"{url}: {unknown.strerror or unknown}") from unknown
         except aiohttp.ClientConnectorCertificateError as refused:
             raise untrusted(url, str(refused.certificate_error)) from refused
         except (aiohttp.ClientError, OSError, ValueError) as failed:
@@ -151,6 +154,18 @@ class HttpClient:
             self._stats.latency_ms_last = (time.monotonic() - began_s) * 1000
         return Answer(error, said)
 
+    def _late(self, url: str, *, is_connected: bool) -> SinkUnavailable:
+        """What took too long."""
+        timeout_s = self._settings.timeout
+        host = urlsplit(url).hostname or ""
+        if unresolved(host):
+            return SinkUnavailable(
+                f"{url}: the name {host} was not resolved within {timeout_s:g} s"
+            )
+        if not is_connected:
+            return SinkUnavailable(f"{url}: not connected within {timeout_s / 2:g} s")
+        return SinkUnavailable(f"{url}: no answer within {timeout_s:g} s", is_slow=True)
+
     def _opened(self) -> aiohttp.ClientSession:
         """The pool of connections; opened late, so that a bad CA file parks this sink only."""
         import aiohttp  # noqa: PLC0415 - loaded by now
@@ -158,8 +173,10 @@ class HttpClient:
         if self._session is None:
             timeout_s = self._settings.timeout
             trusted = trusted_by(self._settings.tls_ca)
+            # Names as the event loop has them; aiohttp would prefer a resolver of its own to that.
+            names = aiohttp.ThreadedResolver()
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=2, ssl=trusted or True),
+                connector=aiohttp.TCPConnector(limit=2, ssl=trusted or True, resolver=names),
                 # A server that does not even take the connection is told from one that is slow.
                 timeout=aiohttp.ClientTimeout(total=timeout_s, sock_connect=timeout_s / 2),
                 auto_decompress=False,

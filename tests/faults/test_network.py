@@ -122,6 +122,7 @@ def test_a_name_that_is_not_resolved_holds_up_nobody_and_a_change_is_followed(
             another(config, "named", "plc.test", one["port"])
             with gateway(hosts, config) as running:
                 running.wait_for("source.lost source=named", 30)
+                assert "the name plc.test was not resolved" in running.output()
                 grows(config, "pump-1.flow")
                 zone.write_text(PLANT)
                 running.wait_for("source.connected source=named", 60)
@@ -133,6 +134,52 @@ def test_a_name_that_is_not_resolved_holds_up_nobody_and_a_change_is_followed(
                            str(one["port"])):  # fmt: skip
                     grows(config, "other.level")
                     assert running.stop() < 10.0
+
+
+# Takes whatever is posted, as InfluxDB does.
+DATABASE = """
+import http.server
+class Database(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def do_POST(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(204)
+        self.end_headers()
+        print("stored", flush=True)
+    def log_message(self, *_):
+        pass
+server = http.server.ThreadingHTTPServer(("127.0.0.1", 8086), Database)
+print("ready", flush=True)
+server.serve_forever()
+"""
+
+
+def test_sinks_whose_names_are_not_resolved_hold_up_no_other_and_not_the_end(
+    hosts: Hosts, tmp_path: Path
+) -> None:
+    config, zone = tmp_path / "gateway" / "sluicegate.toml", tmp_path / "zone"
+    zone.write_text("")
+    hosts.resolve_at("127.0.0.1")
+    with (
+        hosts.python(hosts.gateway, "resolver", RESOLVER, str(zone)) as resolver,
+        hosts.python(hosts.gateway, "database", DATABASE) as database,
+        plant(hosts, "line", config.parent, "--host", PLANT),
+    ):
+        resolver.wait_for("ready")
+        database.wait_for("ready")
+        urls = {f"away-{i}": f"http://db-{i}.test:8086" for i in range(8)}
+        with config.open("a") as file:
+            for name, url in [*urls.items(), ("here", "http://127.0.0.1:8086")]:
+                file.write(f'\n[[sink]]\nname = "{name}"\ntype = "influxdb2"\n')
+                file.write(f'bucket = "b"\nurl = "{url}"\n')
+        with gateway(hosts, config) as running:
+            database.wait_for("stored", 10)
+            for name in urls:
+                running.wait_for(f"sink.retrying sink={name} ", 20)
+            assert "db-0.test was not resolved" in running.output()
+            stored = database.output().count("stored")
+            wait_until(lambda: database.output().count("stored") >= stored + 4, 20)
+            assert running.stop() < 5.0
 
 
 @contextmanager

@@ -5,6 +5,7 @@ import base64
 import contextlib
 import socket
 import ssl
+import threading
 import time
 from collections.abc import AsyncIterator
 from email.utils import formatdate
@@ -21,6 +22,8 @@ from gateway.errors import (
     SinkTooLarge,
     SinkUnavailable,
 )
+from gateway.loop import Loop
+from gateway.resolve import Addresses, Names
 from gateway.sinks import http
 from gateway.sinks.config import Influx1Settings, Influx2Settings, Influx3Settings
 from gateway.sinks.influxdb import PORTAL_HINT, InfluxSink, build
@@ -241,9 +244,34 @@ async def test_slow_is_told_from_not_there(table: TagTable) -> None:
             waiting = opened.enter_context(socket.socket())
             waiting.setblocking(False)
             waiting.connect_ex(listener.getsockname())
-        with pytest.raises(SinkUnavailable) as absent:
+        with pytest.raises(SinkUnavailable, match=r"not connected within 0\.1 s") as absent:
             await write(build(influx2(url, timeout="200ms"), table), [1.0])
         assert not absent.value.is_slow
+
+
+def test_a_name_without_an_answer_is_said_and_is_no_slow_server(table: TagTable) -> None:
+    table.add(make_tag("p1.flow"))
+    told = threading.Event()
+
+    def silence(*_: object) -> Addresses:
+        told.wait(10)
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    async def ask(within: str) -> SinkUnavailable:
+        with pytest.raises(SinkUnavailable) as trouble:
+            await write(build(influx2("http://db.test:1", timeout=within), table), [1.0])
+        return trouble.value
+
+    with asyncio.Runner(loop_factory=Loop) as runner:
+        loop = runner.get_loop()
+        assert isinstance(loop, Loop)
+        loop.names = Names(silence)
+        silent = runner.run(ask("200ms"))
+        told.set()
+        unknown = runner.run(ask("1s"))
+    assert "the name db.test was not resolved within 0.2 s" in str(silent)
+    assert not silent.is_slow
+    assert str(unknown).endswith("the name db.test was not resolved: Name or service not known")
 
 
 HOSTILE = 'a "quoted", spaced=\\name'

@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 
 from gateway.errors import SluicegateError, SourceLost, SourceUnavailable
+from gateway.resolve import unresolved
 from gateway.sources import SourceStats
 from gateway.sources.mqtt.config import MqttSettings
 from gateway.sources.mqtt.link import Link
@@ -63,6 +64,12 @@ class Client:
             async with asyncio.timeout(self.settings.connect_timeout):
                 link = await self._connect()
         except TimeoutError as error:
+            if unresolved(self.settings.host):
+                waited = f"within {self.settings.connect_timeout:g} s"
+                raise SourceUnavailable(
+                    f"the name {self.settings.host} was not resolved {waited}",
+                    hint="check the name server, or write the address in numbers",
+                ) from error
             raise SourceUnavailable(
                 f"the broker {self.settings.host}:{self.settings.port} does not answer",
                 hint="check its address, the cable and the firewall",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from gateway.frame import Lane
@@ -45,6 +45,9 @@ class Cursors:
 
     def __contains__(self, name: str) -> bool:
         return name in self._by_name
+
+    def __iter__(self) -> Iterator[Cursor]:
+        return iter(list(self._by_name.values()))
 
     def load(self, *, in_memory: bool, is_last_try: bool = False) -> None:
         """Load every cursor. Raises OSError, except in memory, where nothing is saved over them.

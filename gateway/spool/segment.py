@@ -46,6 +46,7 @@ __all__ = [
     "encode_header",
     "encode_record",
     "encode_summary",
+    "is_begun",
     "padded",
     "payload_of",
     "scan",
@@ -138,6 +139,11 @@ def decode_record(data: bytes, offset: int, seed: int) -> tuple[Record, int] | N
 def sign_of(kind: int) -> bytes:
     """What every record of a kind begins with: enough to find a few among very many."""
     return _RECORD_MAGIC + bytes([VERSION, kind])
+
+
+def is_begun(data: bytes, offset: int) -> bool:
+    """Whether something at `offset` begins as every record does."""
+    return data[offset : offset + len(_RECORD_MAGIC)] == _RECORD_MAGIC
 
 
 def payload_of(data: bytes, offset: int, record: Record) -> bytes | None:

@@ -26,6 +26,7 @@ from gateway.spool.checkpoint import Checkpoint, load_checkpoint, save_checkpoin
 from gateway.spool.config import SpoolSettings
 from gateway.spool.cursors import Cursors
 from gateway.spool.disk import Disk, File
+from gateway.spool.evidence import count_ends
 from gateway.spool.gap import Gap
 from gateway.spool.lane import Draft, LaneWriter, Shared
 from gateway.spool.overlay import OverlayDisk
@@ -133,6 +134,7 @@ class Store:
         # derived lanes would take these for worked already.
         named_max = max(writer.raw_sequence for writer in self._writers.values())
         self._writers[Lane.RAW] = LaneWriter(Lane.RAW, shared, sequence_min=named_max + 1)
+        count_ends(self.catalog.segments, self.cursors, self.damage)
         self._must_save_cursors = self.cursors.check()
         self.cursors.ends = {lane: self.samples_end(lane) for lane in Lane}
         if self.settings.raw:

@@ -7,6 +7,7 @@ what a running gateway recycles meanwhile is left out.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,9 +16,10 @@ from gateway.errors import SpoolDamaged
 from gateway.frame import Lane
 from gateway.spool.catalog import Catalog, Segment, contents_of, parse_name, segment_path
 from gateway.spool.columns import decode_columns
-from gateway.spool.cursor import SUFFIX
+from gateway.spool.cursor import SUFFIX, Cursor
 from gateway.spool.dictionary import Dictionary, decode_tags
 from gateway.spool.disk import Disk
+from gateway.spool.evidence import ends_gone, is_cut
 from gateway.spool.gap import decode_gap
 from gateway.spool.inspect import FINDINGS_MAX, Finding, cursor_finding, find_cursors, open_catalog
 from gateway.spool.recovery import END_HIDDEN, STRANGER, find_strangers
@@ -39,6 +41,7 @@ from gateway.spool.segment import (
 
 __all__ = ["Verdict", "verify"]
 
+CUT = "the file was longer once: what stood at its end is not known"
 _ROTTEN = "bytes between records are not theirs"
 
 
@@ -65,6 +68,8 @@ class Verdict:
 
 def verify(disk: Disk, directory: Path) -> Verdict:
     """Read everything that is there."""
+    # Before the lanes, which may grow meanwhile: of what it holds now nothing can be behind them.
+    cursors = find_cursors(disk, directory)
     catalog, found = open_catalog(disk, directory)
     verdict = Verdict()
     for lane in Lane:
@@ -77,10 +82,30 @@ def verify(disk: Disk, directory: Path) -> Verdict:
     for finding in found:
         if finding.what == END_HIDDEN:  # of which no walk through what is there can know
             verdict.note(finding)
-    for name, cursor in find_cursors(disk, directory).items():
+    for name, cursor in cursors.items():
         if cursor is None:
             verdict.note(cursor_finding(name + SUFFIX))
+    for finding in _ends(disk, directory, catalog, [c for c in cursors.values() if c is not None]):
+        verdict.note(finding)
     return verdict
+
+
+def _ends(
+    disk: Disk, directory: Path, catalog: Catalog, cursors: Sequence[Cursor]
+) -> Iterator[Finding]:
+    """What is missing behind a lane's end, as far as there are signs of it."""
+    if any(ends_gone(catalog.segments, cursors)):
+        # A segment may have been begun while this one was looking: the derived lanes' word is
+        # that of the first look, and the raw lane is looked at once more.
+        raw = open_catalog(disk, directory)[0].segments[Lane.RAW]
+        for gone in ends_gone({**catalog.segments, Lane.RAW: raw}, cursors):
+            first, last = gone.sequence_end, gone.sequence_end + max(gone.records, 1) - 1
+            yield Finding(gone.file, gone.what, gone.records, gone.samples, first, last)
+    for segments in catalog.segments.values():
+        for segment in segments[-1:]:
+            with contextlib.suppress(OSError):
+                if is_cut(segment, disk.read(segment.path, segment.size, 0)):
+                    yield Finding(segment.path.name, CUT, 0, 0)
 
 
 def _verify_segment(disk: Disk, segment: Segment, before: Summary | None, verdict: Verdict) -> bool:

@@ -5,8 +5,8 @@
 Bytes are flipped, pages zeroed, files truncated, swapped, taken away, renamed, doubled or filled
 with garbage, and blocks refuse to be read. What is served must be what was written; served and
 counted together must be all that was written. Two things cannot be counted, and are allowed for:
-what stood at the very end of a lane, which looks like a torn write, and samples of files that are
-missing at the lane's beginning, which look like retention.
+what stood at the very end of a lane behind every cursor, which looks like a torn write, and
+samples of files that are missing at the lane's beginning, which look like retention.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ import numpy as np
 from gateway.clock import ManualClock
 from gateway.frame import FloatArray, Lane
 from gateway.spool.checkpoint import Checkpoint
+from gateway.spool.cursor import Cursor
+from gateway.spool.evidence import SYNCED
 from gateway.spool.store import Store
 from tests.faults.seeds import main, run
 from tests.spool.simulated_disk import SimulatedDisk
@@ -160,6 +162,7 @@ def wreck_one(seed: int) -> None:
     is_readable = not files or rng.random() >= 0.2
     if not is_readable:
         refuse(rng, disk, rng.choice(sorted(files)))
+    proven = proven_by_cursors(disk)
     store = Store(DIRECTORY, SETTINGS, TABLE, ManualClock(), disk)
     try:
         store.open()
@@ -172,10 +175,26 @@ def wreck_one(seed: int) -> None:
         at_end = len(template.written[lane]) - store.samples_end(lane)
         is_batch = wreckers != [flip] or not is_readable or at_end <= template.last[lane]
         assert is_batch, "more than a batch looks torn"
+        if lane in SYNCED and store.catalog.segments[lane]:
+            lost += max(proven.get(lane, 0) - store.samples_end(lane), 0)
     counted = store.stats.samples_lost_total
     assert counted == lost, f"{lost} samples lost, {counted} counted"
     store.close()
     assert disk.files_open == 0
+
+
+def proven_by_cursors(disk: SimulatedDisk) -> dict[Lane, int]:
+    """How far each lane went for certain, by the cursors that a start can load."""
+    proven: dict[Lane, int] = {}
+    for name in disk.names(DIRECTORY / "cursors"):
+        cursor = Cursor(DIRECTORY / "cursors" / name)
+        try:
+            cursor.load(disk)
+        except OSError:
+            break
+        for lane in Lane:
+            proven[lane] = max(proven.get(lane, 0), cursor.place(lane) or 0)
+    return proven
 
 
 def lost_of(written: FloatArray, served: FloatArray, store: Store, lane: Lane) -> int:

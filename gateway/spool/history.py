@@ -80,10 +80,12 @@ class History:
         self._names_last: frozenset[str] = frozenset()
 
     @staticmethod
-    def open_readonly(directory: Path, table: TagTable, disk: Disk | None = None) -> History:
+    def open_readonly(
+        directory: Path, table: TagTable, disk: Disk | None = None, damage: Damage | None = None
+    ) -> History:
         """A spool that a gateway in another process may be writing to. Takes no lock."""
         disk = disk or Disk()
-        damage = Damage(SpoolStats())
+        damage = damage or Damage(SpoolStats())
         boots = Boots(disk, directory)
         catalog = Catalog(disk, damage, boots)
 

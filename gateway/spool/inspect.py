@@ -32,6 +32,7 @@ from gateway.spool.stats import Damage, SpoolStats
 __all__ = [
     "Finding",
     "LaneReport",
+    "Noted",
     "Report",
     "SinkPlace",
     "cursor_finding",
@@ -97,7 +98,7 @@ class Report:
     findings: list[Finding] = field(default_factory=list)
 
 
-class _Noted(Damage):
+class Noted(Damage):
     """Keeps what recovery finds instead of logging it."""
 
     def __init__(self) -> None:
@@ -111,7 +112,7 @@ class _Noted(Damage):
 
 def open_catalog(disk: Disk, directory: Path) -> tuple[Catalog, list[Finding]]:
     """The segments that are there now, and what opening them finds damaged."""
-    damage = _Noted()
+    damage = Noted()
     boots = Boots(disk, directory)
     catalog = Catalog(disk, damage, boots)
     try:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gateway.errors import SpoolDamaged
+from gateway.errors import SpoolDamaged, SpoolError
 from gateway.frame import Lane
 from gateway.spool.catalog import Catalog, Segment, contents_of, parse_name, segment_path
 from gateway.spool.columns import decode_columns
@@ -67,7 +67,8 @@ class Verdict:
 
 
 def verify(disk: Disk, directory: Path) -> Verdict:
-    """Read everything that is there."""
+    """Read everything that is there. SpoolError where there is no spool, OSError as it comes."""
+    _check_is_there(disk, directory)
     # Before the lanes, which may grow meanwhile: of what it holds now nothing can be behind them.
     cursors = find_cursors(disk, directory)
     catalog, found = open_catalog(disk, directory)
@@ -88,6 +89,14 @@ def verify(disk: Disk, directory: Path) -> Verdict:
     for finding in _ends(disk, directory, catalog, [c for c in cursors.values() if c is not None]):
         verdict.note(finding)
     return verdict
+
+
+def _check_is_there(disk: Disk, directory: Path) -> None:
+    try:
+        disk.names(directory)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        hint = "is gateway.data_dir right, and has the gateway ever run?"
+        raise SpoolError(f"there is no spool in {directory}", hint=hint) from error
 
 
 def _ends(

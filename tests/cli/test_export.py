@@ -262,3 +262,27 @@ def test_memory_does_not_grow_with_what_is_exported(tmp_path: Path, form: str) -
         tracemalloc.stop()
         assert told.samples == count * 2000
     assert peaks[2] < peaks[1] * 1.5
+
+
+@pytest.mark.parametrize("how", ["a folder in its place", "damaged", "all gone meanwhile"])
+def test_what_could_not_be_read_is_said(
+    plant: Path, spool_of: Fill, how: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    directory = spool_of()
+    segment = sorted(directory.glob("raw-*.seg"))[1]
+    data = segment.read_bytes()
+    segment.unlink()
+    if how == "a folder in its place":
+        segment.mkdir()
+    elif how == "damaged":
+        segment.write_bytes(data[:4096] + bytes(2048) + data[4096 + 2048 :])
+    else:
+        for raw in directory.glob("raw-*.seg"):
+            raw.unlink()
+    out = plant.parent / "out.csv"
+    code = main(["spool", "export", str(plant), *EVER, "--format", "csv", "--out", str(out)])
+    said = capsys.readouterr().err
+    assert "samples exported" in said
+    assert code == (how != "all gone meanwhile")
+    assert (segment.name in said) == (code == 1)
+    assert out.exists()

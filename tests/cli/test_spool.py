@@ -71,6 +71,13 @@ def test_verify_says_all_is_well_and_exits_0(plant: Path, spool_of: Fill, capsys
     assert "all is as it was written" in said
 
 
+def test_verify_of_no_spool_is_an_error(plant: Path, capsys: Capture) -> None:
+    assert main(["spool", "verify", str(plant)]) == EX_UNAVAILABLE
+    said = capsys.readouterr()
+    assert "there is no spool in" in said.err
+    assert "as it was written" not in said.out
+
+
 def test_verify_names_what_is_damaged_and_exits_1(
     plant: Path, spool_of: Fill, capsys: Capture
 ) -> None:

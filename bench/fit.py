@@ -1,9 +1,9 @@
 """What commissioning costs: seconds and memory of `sluicegate models fit`, and of a backtest.
 
-    python -m bench.fit [--hours 24] [--directory DIR]
+    python -m bench.fit [--hours 24] [--pumps 1] [--directory DIR]
 
-A simulated pump, eight tags at 1 Hz, as a spool that a gateway wrote and as recordings in CSV and
-Parquet. Each command runs as a process of its own on one core; memory is its peak resident set.
+Simulated pumps, eight tags each at 1 Hz, as a spool that a gateway wrote and as recordings in CSV
+and Parquet. Each command runs as a process of its own on one core; memory is its peak resident set.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -39,12 +40,13 @@ CHUNK = 65_536  # samples, as the spool hands them to an export
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--hours", type=float, default=24.0)
+    parser.add_argument("--pumps", type=int, default=1)
     parser.add_argument("--directory", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=options.directory) as name:
         folder = Path(name)
         seconds = round(options.hours * 3600)
-        write_history(folder, healthy(11, seconds)[:, 0, :8])
+        write_history(folder, healthy(11, seconds, options.pumps)[:, :, :8])
         fault = with_fault(12, 3600, fault="bearing_wear", start_s=1800)[:, 0, :8]
         write_csv(folder / "fault.csv", fault, time.time_ns() // S)
         (folder / "sluicegate.toml").write_text(CONFIG)
@@ -91,18 +93,19 @@ def report(name: str, arguments: Sequence[str]) -> None:
 
 
 def write_history(folder: Path, values: FloatArray) -> None:
-    """The same samples as a spool, a CSV file and a Parquet file; they end now."""
+    """The same samples (time, pump, field) as a spool, a CSV and a Parquet file; they end now."""
     table = TagTable()
-    for field, unit in zip(FIELDS, UNITS, strict=True):
+    assets = [ASSET, *(f"pump-{100 + i}" for i in range(1, values.shape[1]))]
+    for asset, (field, unit) in product(assets, zip(FIELDS, UNITS, strict=True)):
         table.add(
             Tag(
-                name=f"{ASSET}.{field}", asset=ASSET, asset_class="pump", field=field,
-                measurement="pump", labels=(("asset", ASSET),), eng_unit=unit,
+                name=f"{asset}.{field}", asset=asset, asset_class="pump", field=field,
+                measurement="pump", labels=(("asset", asset),), eng_unit=unit,
             )
         )  # fmt: skip
-    ids = np.arange(len(FIELDS), dtype=np.int32)
+    ids = np.arange(len(table), dtype=np.int32)
     start_ns = (time.time_ns() // S - len(values)) * S
-    frames = [Frame.of(start_ns + i * S, ids, row) for i, row in enumerate(values)]
+    frames = [Frame.of(start_ns + i * S, ids, row.ravel()) for i, row in enumerate(values)]
     asyncio.run(write_spool(folder / "data" / "spool", table, frames))
     whole = Frame.concatenate(frames)
     parts = [whole.rows(i, min(i + CHUNK, len(whole))) for i in range(0, len(whole), CHUNK)]
@@ -112,7 +115,7 @@ def write_history(folder: Path, values: FloatArray) -> None:
 
 async def write_spool(directory: Path, table: TagTable, frames: Sequence[Frame]) -> None:
     settings = SpoolSettings(
-        commit_period=10.0, commit_bytes=GROUP * (len(FIELDS) * SAMPLE_BYTES + TURN_BYTES)
+        commit_period=10.0, commit_bytes=GROUP * (len(table) * SAMPLE_BYTES + TURN_BYTES)
     )
     async with Spool.open(directory, settings, table, SystemClock()) as spool:
         for i, frame in enumerate(frames):

@@ -48,6 +48,9 @@ class SpoolStats:
     bytes_written_total: int = stat("bytes written to the spool's files")
     records_damaged_total: int = stat("records on disk that are not what was written")
     samples_lost_total: int = stat("samples damaged, or deleted before every sink had them")
+    samples_given_up_total: int = stat(
+        "samples that memory had no room for while the disk refused, had by sinks or not"
+    )
     gaps_total: int = stat("times that samples began to be deleted before every sink had them")
     lanes: dict[Lane, LaneStats] = field(
         default_factory=lambda: {lane: LaneStats() for lane in Lane}

@@ -454,11 +454,14 @@ class Store:
     def _on_evict(self, segment: Segment, reason: str) -> None:
         """A segment is gone: count what nobody will get of it, and note the gap."""
         summary = segment.summary
-        self._has_given_up = self._has_given_up or reason == "memory"
+        samples = summary.samples_end - summary.samples_before
+        if reason == "memory":
+            self._has_given_up = True
+            self.stats.samples_given_up_total += samples
         self._writers[segment.lane].note_gap(
             Gap(
                 reason=reason,
-                samples=summary.samples_end - summary.samples_before,
+                samples=samples,
                 undelivered=self.account.deleted(segment),
                 sequence_first=segment.first_sequence,
                 sequence_last=summary.sequence_end - 1,

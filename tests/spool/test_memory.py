@@ -122,6 +122,34 @@ async def test_a_full_memory_gives_up_the_oldest_and_counts_it(
         assert spool.stats.samples_lost_total == spool.stats.records_damaged_total == 0
 
 
+async def test_without_a_sink_too_what_is_given_up_is_counted_as_the_hole_in_the_history(
+    open_spool: Opener, until: Until
+) -> None:
+    disk = SimulatedDisk()
+    bounds = {"pending_bytes_max": 2**20, "commit_bytes": 2**14}
+    async with open_spool(disk=disk, **bounds) as spool:
+        await spool.append(raw_turn(1, 1.0))
+        make_read_only(disk)
+        rng = np.random.default_rng(1)
+        futures = []
+        for i in range(2, 400):
+            await spool.wait_for_room()
+            frame = Frame.of(i, np.zeros(1000, np.int32), rng.standard_normal(1000))
+            futures.append(spool.append(Turn(i, {Lane.RAW: frame})))
+            await asyncio.sleep(0.02 if i % 20 == 0 else 0)
+        await until(lambda: spool.stats.pending_bytes == 0)
+        disk.heal()
+        await until(lambda: all(future.done() for future in futures))
+        refused = sum(future.exception() is not None for future in futures)
+        assert refused
+        assert spool.stats.samples_given_up_total == 1000 * refused
+        assert spool.stats.samples_lost_total == 0  # which is about sinks
+    async with open_spool(disk=disk, **bounds) as spool:
+        kept = sum(len(values) for _, values in replayed(spool))
+        assert kept == 1 + 1000 * (len(futures) - refused)
+        assert spool.stats.samples_given_up_total == 0
+
+
 async def test_a_directory_that_cannot_be_made_does_not_keep_it_from_starting(
     open_spool: Opener,
 ) -> None:

@@ -1,7 +1,7 @@
 """HTTP for sinks: one connection pool, one deadline, one meaning for what goes wrong.
 
 A sink says which statuses mean that a batch is stored; what every other answer means is in
-`verdict`, a pure function, the same for all of them. Bytes are sent by aiohttp
+`gateway.sinks.answers`, the same for all of them. Bytes are sent by aiohttp
 (docs/decisions/0006-influx-client.md).
 """
 
@@ -9,30 +9,26 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import re
 import ssl
 import time
 import zlib
 from collections.abc import AsyncIterator, Container, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from gateway.errors import (
     SinkError,
     SinkParked,
-    SinkRejected,
-    SinkTooLarge,
     SinkUnavailable,
     SluicegateError,
 )
 from gateway.resolve import unresolved
 from gateway.settings import Secret
 from gateway.sinks import SinkStats
+from gateway.sinks.answers import verdict
 from gateway.sinks.config import HttpLoginSettings, HttpSinkSettings
-from gateway.sinks.refusal import words_of
 
 if TYPE_CHECKING:
     import aiohttp
@@ -47,7 +43,6 @@ __all__ = [
     "token_header",
     "trusted_by",
     "untrusted",
-    "verdict",
 ]
 
 # As much of an answer is read: a server that names refused lines quotes them.
@@ -56,15 +51,6 @@ ANSWER_BYTES_MAX = 256 * 1024
 COMPRESS_INLINE_BYTES_MAX = 64 * 1024
 GZIP_LEVEL = 1
 _GZIP_WBITS = 31
-# With such words InfluxDB 1 to 3, VictoriaMetrics, QuestDB, Telegraf and receivers of remote write
-# refuse data; other answers of the same status may refuse whoever asks.
-_ABOUT_POINTS = re.compile(
-    r"partial write|unable to parse|(cannot|failed to|could not) (parse|unmarshal)|type conflict"
-    r"|invalid (number|boolean|field|tag|label|metric|timestamp|character|line)|beyond retention"
-    r"|max[- ](series|values)|(in|on|at) line \d|line[_ ]?number|out[- ]of[- ]order|out of bounds"
-    r"|(too old|duplicate) sample|too far in the (past|future)|missing (fields|tag|measurement)",
-    re.IGNORECASE,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +123,8 @@ class HttpClient:
                     answer.headers,
                     stored=stored,
                     portal_hint=self._portal_hint,
+                    url=url,
+                    is_gzip=headers.get("Content-Encoding") == "gzip",
                 )
         except TimeoutError as late:
             is_connected = not isinstance(late, aiohttp.ServerTimeoutError)
@@ -182,38 +170,6 @@ class HttpClient:
                 auto_decompress=False,
             )
         return self._session
-
-
-def verdict(
-    status: int,
-    said: bytes,
-    headers: Mapping[str, str],
-    *,
-    stored: Container[int],
-    portal_hint: str,
-) -> SinkError | None:
-    """What an answer means for the batch; None when it is stored."""
-    words = words_of(said)
-    told = f"the server answered {status}: {words}" if words else f"the server answered {status}"
-    if status in stored:
-        return None
-    match status:
-        case 400 | 422:
-            is_certain = _ABOUT_POINTS.search(words) is not None
-            hint = "the samples it names are in the dead letters"
-            return SinkRejected(told, is_certain=is_certain, hint=hint)
-        case 401 | 403:
-            return SinkParked(told, hint="check the token or password, and what it may write to")
-        case 404:
-            return SinkParked(told, hint="check the bucket, organisation or database, and the URL")
-        case 413:
-            return SinkTooLarge(told)
-        case 429 | 503:
-            return SinkUnavailable(told, retry_after_s=_retry_after_s(headers))
-        case _ if 200 <= status < 400:
-            return SinkUnavailable(told, hint=portal_hint)
-        case _:
-            return SinkUnavailable(told, is_server_fault=status >= 500)
 
 
 def trusted_by(tls_ca: str) -> ssl.SSLContext | None:
@@ -291,18 +247,6 @@ async def _read(content: aiohttp.StreamReader) -> bytes:
             break
         said += chunk
     return bytes(said)
-
-
-def _retry_after_s(headers: Mapping[str, str]) -> float | None:
-    """Retry-After (RFC 9110, 10.2.3) in seconds: a number of them, or a date."""
-    value = headers.get("Retry-After", "").strip()
-    if value.isascii() and value.isdecimal():
-        return float(value[:9])
-    try:
-        until = parsedate_to_datetime(value).timestamp()
-    except (ValueError, TypeError, OverflowError):
-        return None
-    return max(0.0, until - time.time())
 
 
 def _gzip(body: bytes) -> bytes:

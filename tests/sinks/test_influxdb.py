@@ -24,7 +24,7 @@ from gateway.errors import (
 )
 from gateway.loop import Loop
 from gateway.resolve import Addresses, Names
-from gateway.sinks import http
+from gateway.sinks import answers
 from gateway.sinks.config import Influx1Settings, Influx2Settings, Influx3Settings
 from gateway.sinks.influxdb import PORTAL_HINT, InfluxSink, build
 from gateway.tag import DataType, TagTable
@@ -33,7 +33,7 @@ from tests.samples import make_frame, make_tag
 from tests.servers import Influx1, Victoria, running
 from tests.sinks.fake_influx import FakeInflux, fake_influx
 
-verdict = partial(http.verdict, stored=(204,), portal_hint=PORTAL_HINT)
+verdict = partial(answers.verdict, stored=(204,), portal_hint=PORTAL_HINT)
 
 
 def influx2(url: str, **more: object) -> Influx2Settings:
@@ -58,10 +58,14 @@ async def fake() -> AsyncIterator[FakeInflux]:
         (401, SinkParked),
         (403, SinkParked),
         (404, SinkParked),
+        (405, SinkParked),
+        (407, SinkParked),
+        (415, SinkParked),
         (413, SinkTooLarge),
         (429, SinkUnavailable),
         (503, SinkUnavailable),
         (408, SinkUnavailable),
+        (425, SinkUnavailable),
         (500, SinkUnavailable),
         (502, SinkUnavailable),
     ],
@@ -71,6 +75,34 @@ def test_every_answer_has_its_meaning(status: int, kind: type[SinkError] | None)
     assert type(error) is (kind or type(None))
     if error is not None:
         assert f"answered {status}: because" in str(error)
+
+
+def test_a_refusal_that_only_a_person_can_mend_says_how() -> None:
+    assert "takes no POST" in str(verdict(405, b"", {}))
+    assert "try gzip = false" in str(verdict(415, b"", {}, is_gzip=True))
+    assert "gzip" not in str(verdict(415, b"", {}))
+    no_policy = verdict(500, b'{"error":"retention policy not found: weekly"}', {})
+    assert isinstance(no_policy, SinkParked)
+    assert "not found: weekly (check retention_policy" in str(no_policy)
+
+
+@pytest.mark.parametrize(
+    ("status", "location", "kind"),
+    [
+        (308, "https://influx.test/api/v2/write", SinkParked),
+        (301, "https://new.test/", SinkParked),
+        (307, "https://db.test/api/v2/write?org=o", SinkParked),  # the same host, by HTTPS
+        (302, "/login", SinkParked),
+        (302, "http://portal.test/login", SinkUnavailable),  # a guest network's: it may pass
+        (307, "http://[", SinkUnavailable),
+        (303, "x" * 10_000, SinkParked),
+    ],
+)
+def test_a_redirect_says_where_it_leads(status: int, location: str, kind: type[SinkError]) -> None:
+    error = verdict(status, b"", {"Location": location}, url="http://db.test:8086/api/v2/write")
+    assert type(error) is kind
+    assert f"the server answered {status}, which leads to {location[:255]} " in str(error)
+    assert len(str(error)) < 400
 
 
 @pytest.mark.parametrize(
@@ -159,10 +191,30 @@ async def test_a_slow_server_costs_one_deadline(table: TagTable) -> None:
         server.close()
 
 
+async def test_a_proxy_that_takes_no_compressed_bodies_is_said(
+    fake: FakeInflux, table: TagTable
+) -> None:
+    table.add(make_tag("p1.flow"))
+    fake.answer = lambda _: web.Response(status=415)
+    with pytest.raises(SinkParked, match="try gzip = false"):
+        await write(build(influx2(fake.url), table), [1.0])
+
+
+async def test_influxdb_1_without_the_retention_policy_parks_the_sink(
+    influx: Influx1, table: TagTable
+) -> None:
+    table.add(make_tag("p1.flow"))
+    influx.query("CREATE DATABASE weeks")
+    facts = {"type": "influxdb1", "name": "db", "url": influx.url, "database": "weeks"}
+    settings = Influx1Settings.model_validate(facts | {"retention_policy": "weekly"})
+    with pytest.raises(SinkParked, match=r"weekly.*check retention_policy"):
+        await write(build(settings, table), [1.0])
+
+
 async def test_redirects_are_not_followed(fake: FakeInflux, table: TagTable) -> None:
     table.add(make_tag("p1.flow"))
     fake.answer = lambda _: web.Response(status=307, headers={"Location": "http://127.0.0.1:1/"})
-    with pytest.raises(SinkUnavailable, match="no InfluxDB"):
+    with pytest.raises(SinkParked, match=r"answered 307, which leads to http://127\.0\.0\.1:1/"):
         await write(build(influx2(fake.url), table), [1.0])
 
 

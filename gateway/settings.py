@@ -157,7 +157,8 @@ class Secret:
             return os.environ[where]
         path = self._path(where)
         try:
-            return path.read_text(encoding="utf-8").strip()
+            # Some editors begin a file with a byte order mark.
+            return path.read_text(encoding="utf-8-sig").strip()
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
             raise SluicegateError(

@@ -47,6 +47,11 @@ def test_a_secret_is_read_each_time_it_is_used(
     assert secret.validate_python("file:token").read() == "three"
 
 
+def test_a_byte_order_mark_is_no_part_of_a_secret(tmp_path: Path) -> None:
+    (tmp_path / "token").write_bytes(b"\xef\xbb\xbfgood\r\n")
+    assert secret.validate_python(f"file:{tmp_path / 'token'}").read() == "good"
+
+
 def test_a_missing_secret_says_which_and_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("INFLUX_TOKEN", raising=False)
     with pytest.raises(SluicegateError, match=r"INFLUX_TOKEN is not set \(set it"):

@@ -11,6 +11,7 @@ import asyncio
 import base64
 import ssl
 import time
+import unicodedata
 import zlib
 from collections.abc import AsyncIterator, Container, Mapping
 from contextlib import asynccontextmanager
@@ -51,6 +52,8 @@ ANSWER_BYTES_MAX = 256 * 1024
 COMPRESS_INLINE_BYTES_MAX = 64 * 1024
 GZIP_LEVEL = 1
 _GZIP_WBITS = 31
+# Those that Unicode has no name for.
+_SIGN_NAMES = {"\n": "line break", "\r": "line break", "\t": "tab", "\0": "NUL"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,8 +189,13 @@ def trusted_by(tls_ca: str) -> ssl.SSLContext | None:
 def token_header(scheme: str, token: Secret | None) -> dict[str, str]:
     """The header of an API token; none without one."""
     secret = read_secret(token)
-    if not secret.isprintable():
-        raise SinkParked("the token has a line break in it", hint="write it anew")
+    for i, sign in enumerate(secret, 1):
+        if not sign.isprintable():
+            assert token is not None
+            name = unicodedata.name(sign, "control character").lower()
+            where = f"{_SIGN_NAMES.get(sign, name)} (U+{ord(sign):04X}) at place {i}"
+            said = f"the token of {token.reference!r} has a {where}"
+            raise SinkParked(said, hint="write it anew, without that")
     return {"Authorization": f"{scheme} {secret}"} if secret else {}
 
 
@@ -218,10 +226,15 @@ def cuts(pieces: list[bytes], bytes_max: int, *, between: int = 0) -> list[int]:
 
 def read_secret(secret: Secret | None) -> str:
     """A secret, read anew so that it can be rotated; "" for none. Raises SinkParked."""
+    if secret is None:
+        return ""
     try:
-        return secret.read() if secret else ""
+        found = secret.read()
     except SluicegateError as missing:
         raise SinkParked(missing.message, hint=missing.hint) from missing
+    if not found.strip():
+        raise SinkParked(f"the secret of {secret.reference!r} is empty", hint="put it there")
+    return found
 
 
 def login(settings: HttpLoginSettings) -> dict[str, str]:

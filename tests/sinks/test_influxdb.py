@@ -267,6 +267,28 @@ async def test_a_login_that_cannot_be_sent_parks_the_sink_and_stays_secret(
     assert "s3cret" not in str(parked.value)
 
 
+@pytest.mark.parametrize(
+    ("token", "said"),
+    [
+        ("good\nold\n", "has a line break (U+000A) at place 5"),
+        ("g\u00a0d", "has a no-break space (U+00A0) at place 2"),
+        ("go\u200bod", "has a zero width space (U+200B) at place 3"),
+        ("go\x1bod", "has a control character (U+001B) at place 3"),
+        ("\n", "is empty"),
+        ("", "is empty"),
+    ],
+)
+async def test_what_is_wrong_with_a_token_is_said_and_nothing_is_sent(
+    fake: FakeInflux, table: TagTable, tmp_path: Path, token: str, said: str
+) -> None:
+    table.add(make_tag("p1.flow"))
+    (tmp_path / "token").write_text(token)
+    with pytest.raises(SinkParked) as parked:
+        await write(build(influx2(fake.url, token=f"file:{tmp_path / 'token'}"), table), [1.0])
+    assert f"of 'file:{tmp_path / 'token'}' {said}" in str(parked.value)
+    assert not fake.requests
+
+
 async def test_the_login_of_influxdb_1_is_sent(
     fake: FakeInflux, table: TagTable, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -30,6 +30,7 @@ from gateway.settings import Secret
 from gateway.sinks import SinkStats
 from gateway.sinks.answers import verdict
 from gateway.sinks.config import HttpLoginSettings, HttpSinkSettings
+from gateway.sinks.refusal import WORDS_BYTES_MAX
 
 if TYPE_CHECKING:
     import aiohttp
@@ -83,6 +84,8 @@ class HttpClient:
         self._portal_hint = portal_hint
         self._is_page_stored = is_page_stored
         self._session: aiohttp.ClientSession | None = None
+        self._session_before: aiohttp.ClientSession | None = None
+        self._is_once = False  # a connection is not used again
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[None]:
@@ -90,9 +93,10 @@ class HttpClient:
         try:
             yield
         finally:
-            if self._session is not None:
-                await self._session.close()
-                self._session = None
+            for session in (self._session, self._session_before):
+                if session is not None:
+                    await session.close()
+            self._session = self._session_before = None
 
     async def post(
         self, url: str, query: Mapping[str, str], body: bytes, headers: Mapping[str, str]
@@ -117,6 +121,8 @@ class HttpClient:
                 url, params=query, data=body, headers=headers, allow_redirects=False
             ) as answer:
                 said = b"" if answer.status == 204 else await _read(answer.content)
+                if answer.status == 204 and _announces_body(answer.headers):
+                    self._use_connections_once()
                 stored = self._stored
                 if not self._is_page_stored and answer.content_type == "text/html":
                     stored = ()
@@ -134,6 +140,8 @@ class HttpClient:
             raise self._late(url, is_connected=is_connected) from late
         except aiohttp.ClientConnectorDNSError as unknown:
             raise SinkUnavailable(f"{url}: {unknown.strerror or unknown}") from unknown
+        except aiohttp.ClientResponseError as garbled:
+            raise _unreadable(url, garbled.message) from garbled
         except aiohttp.ClientConnectorCertificateError as refused:
             raise untrusted(url, str(refused.certificate_error)) from refused
         except (aiohttp.ClientError, OSError, ValueError) as failed:
@@ -144,6 +152,15 @@ class HttpClient:
         if error is None:
             self._stats.latency_ms_last = (time.monotonic() - began_s) * 1000
         return Answer(error, said)
+
+    def _use_connections_once(self) -> None:
+        """From now on: what may come behind an answer would be taken for the next one.
+
+        aiohttp has given this connection back by now; with those before it, it is left alone.
+        """
+        if not self._is_once:
+            self._is_once = True
+            self._session_before, self._session = self._session, None
 
     def _late(self, url: str, *, is_connected: bool) -> SinkUnavailable:
         """What took too long."""
@@ -167,7 +184,9 @@ class HttpClient:
             # Names as the event loop has them; aiohttp would prefer a resolver of its own to that.
             names = aiohttp.ThreadedResolver()
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=2, ssl=trusted or True, resolver=names),
+                connector=aiohttp.TCPConnector(
+                    limit=2, ssl=trusted or True, resolver=names, force_close=self._is_once
+                ),
                 # A server that does not even take the connection is told from one that is slow.
                 timeout=aiohttp.ClientTimeout(total=timeout_s, sock_connect=timeout_s / 2),
                 auto_decompress=False,
@@ -249,6 +268,19 @@ def untrusted(url: str, reason: str) -> SinkParked:
     """The other end shows a certificate that nobody vouches for."""
     hint = "nothing was sent; check the server's certificate, tls_ca and this clock"
     return SinkParked(f"{url}: {reason}", hint=hint)
+
+
+def _announces_body(headers: Mapping[str, str]) -> bool:
+    """Whether a 204 says that a body follows, which none may have (RFC 9110, 15.3.5)."""
+    return headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in headers
+
+
+def _unreadable(url: str, reason: str) -> SinkUnavailable:
+    """What came was no answer, or one with more behind it: whether the batch is stored is open."""
+    said = " ".join(reason.split()).encode("utf-8", "replace")[:WORDS_BYTES_MAX]
+    told = f"{url}: the answer cannot be read as HTTP: {said.decode('utf-8', 'ignore')}"
+    hint = "another protocol answers there, or a 204 with a body, which HTTP forbids: mend that"
+    return SinkUnavailable(told, hint=hint)
 
 
 async def _read(content: aiohttp.StreamReader) -> bytes:

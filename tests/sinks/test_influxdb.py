@@ -8,6 +8,7 @@ import ssl
 import threading
 import time
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from email.utils import formatdate
 from functools import partial
 from pathlib import Path
@@ -209,6 +210,68 @@ async def test_influxdb_1_without_the_retention_policy_parks_the_sink(
     settings = Influx1Settings.model_validate(facts | {"retention_policy": "weekly"})
     with pytest.raises(SinkParked, match=r"weekly.*check retention_policy"):
         await write(build(settings, table), [1.0])
+
+
+@asynccontextmanager
+async def answering(head: bytes, then: bytes = b"") -> AsyncIterator[tuple[str, list[int]]]:
+    """A server's URL, and its requests by connection; `then` comes a moment after the `head`."""
+    connections: list[int] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        mine = len(connections)
+        connections.append(0)
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            while True:
+                asked = await reader.readuntil(b"\r\n\r\n")
+                size = asked.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0]
+                await reader.readexactly(int(size))
+                connections[mine] += 1
+                writer.write(head)
+                await asyncio.sleep(0.05)
+                writer.write(then)
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", connections
+
+
+async def write_thrice(url: str, table: TagTable) -> None:
+    table.add(make_tag("p1.flow"))
+    sink = build(influx2(url), table)
+    async with sink.session():
+        for i in range(3):
+            await sink.write(make_frame([(1_700_000_000.0 + i, 0, 1.0)]))
+
+
+@pytest.mark.parametrize("framing", ["Content-Length: 11", "Transfer-Encoding: chunked"])
+async def test_a_204_whose_body_comes_later_is_stored_and_its_connection_not_used_again(
+    table: TagTable, framing: str
+) -> None:
+    head = f"HTTP/1.1 204 No Content\r\n{framing}\r\n\r\n".encode()
+    async with answering(head, b'{"ok":true}') as (url, connections):
+        await write_thrice(url, table)
+        assert connections == [1, 1, 1]
+
+
+@pytest.mark.parametrize("length", [b"", b"Content-Length: 0\r\n"])
+async def test_after_a_204_without_a_body_the_connection_is_used_again(
+    table: TagTable, length: bytes
+) -> None:
+    async with answering(b"HTTP/1.1 204 No Content\r\n" + length + b"\r\n") as (url, connections):
+        await write_thrice(url, table)
+        assert connections == [3]
+
+
+@pytest.mark.parametrize(
+    "head", [b'HTTP/1.1 204 No Content\r\n\r\n{"ok":true}', b"SSH-2.0-OpenSSH_9.6\r\n"]
+)
+async def test_an_answer_that_is_no_http_is_said_to_be_none(table: TagTable, head: bytes) -> None:
+    async with answering(head) as (url, _):
+        with pytest.raises(SinkUnavailable, match="the answer cannot be read as HTTP") as said:
+            await write_thrice(url, table)
+    assert "400" not in str(said.value)  # nobody answered that
+    assert "204 with a body" in str(said.value)
+    assert "\n" not in str(said.value)
 
 
 async def test_redirects_are_not_followed(fake: FakeInflux, table: TagTable) -> None:

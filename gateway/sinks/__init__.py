@@ -112,5 +112,5 @@ def build_sink(settings: Any, tags: Tags, directory: Path | None = None) -> Sink
         sink: Sink = module.build(settings, tags)
         return sink
     path = directory / "field-types" / f"{settings.name}.json" if directory else None
-    typed: Sink = module.build(settings, tags, FieldTypes(path))
+    typed: Sink = module.build(settings, tags, FieldTypes(path, settings.name))
     return typed

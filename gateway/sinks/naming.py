@@ -108,8 +108,9 @@ class _Rules:
 class FieldTypes:
     """The type of each (measurement, field) of one database, kept in a file over restarts."""
 
-    def __init__(self, path: Path | None = None) -> None:
+    def __init__(self, path: Path | None = None, sink: str = "") -> None:
         self._path = path
+        self._sink = sink
         self._types: dict[tuple[str, str], DataType] = {}
         self._fields: dict[str, int] = {}  # how many each measurement has
         self.is_changed = False
@@ -139,7 +140,8 @@ class FieldTypes:
         if data_type is None or self._types.get(key) is data_type:
             return False
         self._set(key, data_type)
-        log.warning("sink.field_type field=%s.%s is=%s", measurement, field, word)
+        where = (self._sink, measurement, field)
+        log.warning("sink.field_type sink=%s field=%s.%s is=%s", *where, word)
         return True
 
     def save(self) -> None:

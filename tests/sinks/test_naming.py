@@ -72,7 +72,7 @@ def test_what_a_field_is_survives_a_restart_and_a_damaged_file_does_not_stop_one
 
 
 async def test_an_integer_for_a_field_of_floats_is_stored_as_one_not_refused(
-    influx: Influx1, table: TagTable, tmp_path: Path
+    influx: Influx1, table: TagTable, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     influx.query("CREATE DATABASE widened")
     settings = Influx1Settings(type="influxdb1", name="db", url=influx.url, database="widened")
@@ -87,6 +87,7 @@ async def test_an_integer_for_a_field_of_floats_is_stored_as_one_not_refused(
         assert not receipt.rejected
     (series,) = influx.query("SELECT count(flow) FROM pump", "widened")
     assert series["values"][0][1] == 21
+    assert "sink.field_type sink=db field=pump.flow is=float" in caplog.text
     # The next process knows it before the first request.
     assert FieldTypes(tmp_path / "field-types" / "db.json").of(table[0]) is DataType.FLOAT64
 

@@ -22,9 +22,9 @@ __all__ = ["Names", "unresolved"]
 
 # As long as the C library waits for one name server before it asks the next.
 LOOK_UP_MAX_S = 5.0
-# A thread in a look-up holds 0.1 MB. So many names that all are silent are a plant without a name
-# server; whoever comes then waits in line.
-LOOK_UPS_MAX = 64
+# So many names that all are silent are a plant without a name server; whoever comes then waits in
+# line. The service may have 64 threads in all (TasksMax).
+LOOK_UPS_MAX = 24
 # The longest pause between two attempts to connect, by default.
 LATE_ANSWER_KEPT_S = 60.0
 
@@ -58,6 +58,7 @@ class Names:
             return list(socket.getaddrinfo(host, port, family, kind, proto, numeric))
         question = (host, port, family, kind, proto, flags)
         answer = self._answers.get(question) or self._begin(question)
+        self._start_threads()
         self._asking[question] = self._asking.get(question, 0) + 1
         try:
             await asyncio.wait([answer], timeout=LOOK_UP_MAX_S)
@@ -81,7 +82,6 @@ class Names:
         answer = asyncio.get_running_loop().create_future()
         self._answers[question] = answer
         self._line.append(question)
-        self._start_threads()
         return answer
 
     def _start_threads(self) -> None:
@@ -93,7 +93,11 @@ class Names:
             thread = threading.Thread(
                 target=self._work, args=(loop, question), name=name, daemon=True
             )
-            thread.start()
+            try:
+                thread.start()
+            except RuntimeError:  # no thread is left: when one ends, or somebody asks again
+                self._line.appendleft(question)
+                return
             self._threads += 1
 
     def _work(self, loop: asyncio.AbstractEventLoop, question: Question) -> None:

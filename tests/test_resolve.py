@@ -263,3 +263,20 @@ def test_the_end_of_the_process_does_not_wait_for_silent_names() -> None:
     began_s = time.monotonic()
     subprocess.run([sys.executable, "-c", SILENT], check=True, timeout=20)
     assert time.monotonic() - began_s < 5.0
+
+
+async def test_where_no_thread_can_be_had_a_name_waits_for_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    names = Names(lambda *_question: [("found",)])
+
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as none_left:
+        none_left.setattr(threading.Thread, "start", refuse)
+        waiting = asyncio.ensure_future(names.look_up("plc.example", 502))
+        await asyncio.sleep(0.05)
+        assert not waiting.done()
+    assert await names.look_up("plc.example", 502) == [("found",)]
+    assert await waiting == [("found",)]

@@ -9,10 +9,15 @@ import os
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import hypothesis
 import pytest
 
 from gateway.clock import ManualClock
 from gateway.tag import TagTable
+
+# How long an example takes depends on what else the machine does.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 # The worlds have both cores to themselves but for tests that do not mind; then come those that wait
 # for processes and servers, and what is short in the end, so that both workers end together.

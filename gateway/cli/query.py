@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import re
 import sys
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from gateway.frame import Frame
 
 __all__ = ["add_parser", "cut", "date_ns", "time_ns", "time_text"]
+
+_FRACTION = re.compile(r"[.,](\d+)")  # of a second, in an ISO date
 
 SAMPLES_MAX = 1_000_000
 
@@ -122,7 +125,12 @@ def time_ns(text: str) -> int:
         ) from error
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
-    return round(moment.timestamp() * 1e9)
+    # A datetime has microseconds, and a float not even these: what was printed must be a border.
+    seconds = (moment.replace(microsecond=0) - datetime.fromtimestamp(0, UTC)) // timedelta(
+        seconds=1
+    )
+    fraction = _FRACTION.search(text)
+    return seconds * 10**9 + (int(fraction[1][:9].ljust(9, "0")) if fraction else 0)
 
 
 def cut(frames: Iterator[Frame], start: str | None, end: str | None) -> Iterator[Frame]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from gateway.cli.main import main
+from gateway.cli.query import time_ns, time_text
 
 EX_UNAVAILABLE = 69
 Capture = pytest.CaptureFixture[str]
@@ -50,3 +51,13 @@ def test_what_is_there_is_printed(plant: Path, spool_of: Fill, capsys: Capture) 
     printed = capsys.readouterr()
     assert len(printed.out.splitlines()) == 201
     assert printed.err == ""
+
+
+@pytest.mark.parametrize("t_ns", [0, 1, -1, 1_767_225_600_123_456_789, 1_767_225_600_999_999_999])
+def test_a_time_that_was_printed_is_a_border_to_the_nanosecond(t_ns: int) -> None:
+    assert time_ns(time_text(t_ns)) == t_ns
+
+
+def test_dates_are_read_with_their_zone_and_fraction() -> None:
+    assert time_ns("2026-01-01") == 1_767_225_600 * 10**9
+    assert time_ns("2026-01-01T01:00:00.5+01:00") == 1_767_225_600_500_000_000

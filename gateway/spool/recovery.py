@@ -13,7 +13,7 @@ import contextlib
 import errno
 import logging
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -37,7 +37,7 @@ from gateway.spool.segment import (
 )
 from gateway.spool.stats import Damage
 
-__all__ = ["END_HIDDEN", "STRANGER", "Found", "find_segments", "find_strangers"]
+__all__ = ["END_HIDDEN", "STRANGER", "Found", "find_segments"]
 
 log = logging.getLogger(__name__)
 
@@ -72,24 +72,23 @@ def find_segments(
             lane, number = known
             numbers[lane].append(number)
     for lane, of_lane in numbers.items():
-        strangers = find_strangers(disk, directory, lane, of_lane)
+        heads = _heads_of(disk, directory, lane, of_lane)
+        strangers = _strangers(lane, heads)
         for number in strangers:
             path = segment_path(directory, lane, number)
             with contextlib.suppress(OSError):
-                segment = _examine(disk, path, TIME_MAX, damage, is_last=False, to_write=False)
-                summary = segment.summary if segment is not None else Summary(*[0] * 9)
-                samples = summary.samples_end - summary.samples_before
-                damage.note(path.name, summary.records, samples, STRANGER)
+                _count_stranger(_examine(disk, path, heads[number], damage), damage)
             found.strangers.append(path)
             found.number_max = max(found.number_max, number)
         segments: list[Segment] = []
         limit = TIME_MAX  # first sequence of the segment behind
         is_end_hidden = False
-        for number in sorted({*of_lane} - {*strangers}, reverse=True):
+        for number in sorted({*of_lane} - strangers, reverse=True):
             path = segment_path(directory, lane, number)
             try:
+                head = heads[number] if number in heads else _head_of(disk, path)
                 segment = _examine(
-                    disk, path, limit, damage, is_last=not segments, to_write=to_write
+                    disk, path, head, damage, limit, is_last=not segments, to_write=to_write
                 )
             except FileNotFoundError:
                 continue  # deleted or renamed since `names` was taken
@@ -115,23 +114,46 @@ def find_segments(
     return found
 
 
-def find_strangers(
-    disk: Disk, directory: Path, lane: Lane, numbers: Sequence[int]
-) -> Sequence[int]:
+def _head_of(disk: Disk, path: Path) -> bytes:
+    """The first bytes of a file; none where a bad block hides them, not what is behind it."""
+    try:
+        return disk.read(path, HEAD_BYTES, 0)
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        return b""
+
+
+def _heads_of(disk: Disk, directory: Path, lane: Lane, numbers: Sequence[int]) -> dict[int, bytes]:
+    """The heads of a lane's files, oldest first, but for those that cannot be read now."""
+    heads: dict[int, bytes] = {}
+    for number in sorted(numbers):
+        with contextlib.suppress(OSError):
+            heads[number] = _head_of(disk, segment_path(directory, lane, number))
+    return heads
+
+
+def _header_in(head: bytes, lane: Lane, number: int) -> SegmentHeader | None:
+    """None for a copy under another name, or a file's former life, too."""
+    header = decode_header(head)
+    is_its_own = header is not None and (header.lane, header.number) == (lane, number)
+    return header if is_its_own else None
+
+
+def _strangers(lane: Lane, heads: Mapping[int, bytes]) -> set[int]:
     """Those of a lane's files that do not continue it, where most others do.
 
     Sequences rise from file to file. One that begins with a lower sequence than the file before it
     was brought from another spool, or from an earlier life of this one: believed, it would deny all
     that is before it. The files kept are the most that rise together.
     """
-    begins: list[tuple[int, int]] = []  # number, first sequence
-    for number in sorted(numbers):
-        with contextlib.suppress(OSError):
-            header = decode_header(disk.read(segment_path(directory, lane, number), HEAD_BYTES, 0))
-            if header is not None and (header.lane, header.number) == (lane, number):
-                begins.append((number, header.first_sequence))
+    begins = [
+        (number, header.first_sequence)
+        for number, head in heads.items()
+        if (header := _header_in(head, lane, number)) is not None
+    ]
     if all(before[1] <= after[1] for before, after in pairwise(begins)):
-        return []
+        return set()
     # The longest run that does not fall (Fredman, "On computing the length of longest increasing
     # subsequences", 1975): of each length, the one that ends lowest.
     ends: list[int] = []
@@ -140,26 +162,31 @@ def find_strangers(
         place = bisect_right(ends, first)
         run = [*(runs[place - 1] if place else []), number]
         ends[place : place + 1], runs[place : place + 1] = [first], [run]
-    rising = set(runs[-1])
-    return [number for number, _ in begins if number not in rising]
+    return {number for number, _ in begins} - {*runs[-1]}
+
+
+def _count_stranger(segment: Segment | None, damage: Damage) -> None:
+    if segment is not None:
+        summary = segment.summary
+        samples = summary.samples_end - summary.samples_before
+        damage.note(segment.path.name, summary.records, samples, STRANGER)
 
 
 def _examine(
-    disk: Disk, path: Path, limit: int, damage: Damage, *, is_last: bool, to_write: bool
+    disk: Disk,
+    path: Path,
+    data: bytes,
+    damage: Damage,
+    limit: int = TIME_MAX,
+    *,
+    is_last: bool = False,
+    to_write: bool = False,
 ) -> Segment | None:
-    """One file; None if nothing in it can be believed."""
+    """One file, of which `data` is the head; None if nothing in it can be believed."""
     lane, number = parse_name(path.name) or (Lane.RAW, 0)
     seed = seed_of(lane, number)
     size = disk.size(path)
-    try:
-        data = disk.read(path, HEAD_BYTES, 0)
-    except OSError as error:
-        if error.errno != errno.EIO:
-            raise
-        data = b""  # what is behind it may be readable
-    header = decode_header(data)
-    if header is not None and (header.lane, header.number) != (lane, number):
-        header = None  # a copy under another name, or a file's former life
+    header = _header_in(data, lane, number)
     summary = decode_summary(data, seed)
     if header is not None and summary is not None:
         is_full = not is_last and summary.sequence_end <= limit and summary.end <= size

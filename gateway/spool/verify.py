@@ -14,7 +14,7 @@ from pathlib import Path
 
 from gateway.errors import SpoolDamaged, SpoolError
 from gateway.frame import Lane
-from gateway.spool.catalog import Catalog, Segment, contents_of, parse_name, segment_path
+from gateway.spool.catalog import Catalog, Segment, contents_of, parse_name
 from gateway.spool.columns import decode_columns
 from gateway.spool.cursor import SUFFIX, Cursor
 from gateway.spool.dictionary import Dictionary, decode_tags
@@ -22,7 +22,7 @@ from gateway.spool.disk import Disk
 from gateway.spool.evidence import ends_gone, is_cut
 from gateway.spool.gap import decode_gap
 from gateway.spool.inspect import FINDINGS_MAX, Finding, cursor_finding, find_cursors, open_catalog
-from gateway.spool.recovery import END_HIDDEN, STRANGER, find_strangers
+from gateway.spool.recovery import END_HIDDEN, STRANGER
 from gateway.spool.salvage import read_around
 from gateway.spool.segment import (
     FRAMES,
@@ -81,7 +81,7 @@ def verify(disk: Disk, directory: Path) -> Verdict:
     for finding in _unbelievable(disk, directory, catalog):
         verdict.note(finding)
     for finding in found:
-        if finding.what == END_HIDDEN:  # of which no walk through what is there can know
+        if finding.what in (END_HIDDEN, STRANGER):  # of which no walk through the lanes can know
             verdict.note(finding)
     for name, cursor in cursors.items():
         if cursor is None:
@@ -241,10 +241,6 @@ def _unbelievable(disk: Disk, directory: Path, catalog: Catalog) -> Iterator[Fin
             continue
         if header is None or (header.lane, header.number) != parse_name(name):
             yield Finding(name, "nothing in this file can be believed", 1, 0)
-    for lane in Lane:
-        numbers = [place[1] for name in names if (place := parse_name(name)) and place[0] is lane]
-        for number in find_strangers(disk, directory, lane, numbers):
-            yield Finding(segment_path(directory, lane, number).name, STRANGER, 1, 0)
 
 
 def _is_there(disk: Disk, path: Path) -> bool:

@@ -73,9 +73,11 @@ class Scorer(Protocol):
 class Replayable(Protocol):
     """What recovery asks of the spool."""
 
-    last_turn_ns: int
     last_boot: int
     checkpoint: Checkpoint | None
+
+    @property
+    def last_turn_ns(self) -> int: ...
 
     @property
     def derived_turn_ns(self) -> int: ...

@@ -88,8 +88,6 @@ class Spool:
         self._writer = Writer(store, self._on_done, self._on_held, self._on_end)
         self.history = History(store.catalog, table, self._history_reads)
         self.stats: SpoolStats = store.stats
-        # Time of the last durable turn; 0 if there is none, or raw turns are not kept.
-        self.last_turn_ns = store.last_turn_ns
         self.last_boot = store.last_boot
         # What the windows can go on from; None: nothing.
         self.checkpoint = store.checkpoint
@@ -150,6 +148,11 @@ class Spool:
         elif self._period is None:
             self._period = self._loop.call_later(self._settings.commit_period, self._period_over)
         return pending.future
+
+    @property
+    def last_turn_ns(self) -> int:
+        """Time of the last durable turn; 0 if there is none, or raw turns are not kept."""
+        return self._store.last_turn_ns
 
     @property
     def derived_turn_ns(self) -> int:
@@ -232,7 +235,6 @@ class Spool:
                 self._settle_clock("exact")
             elif not is_known:
                 self._store.begin_boot(clock.boot, clock.offset_ns)
-        self.last_turn_ns = self._store.last_turn_ns
 
     async def settle_clock(self, verdict: Verdict = "exact") -> bool:
         """Have on record how wrong this boot's provisional times were; whether that is done.
@@ -322,7 +324,6 @@ class Spool:
             held = self._waiting[group]
             self._add_pending(-held.bytes_pending)
             held.bytes_pending = 0
-        self.last_turn_ns = self._store.last_turn_ns
         self._wake_readers()
 
     def _wake_readers(self) -> None:
@@ -344,7 +345,6 @@ class Spool:
         if error is not None and not isinstance(error, SpoolError):
             samples = sum(done.samples for done in settled)
             log.error("spool.closed_undurable samples=%d error=%s", samples, error)
-        self.last_turn_ns = self._store.last_turn_ns
         self._wake_readers()
 
     def _on_end(self) -> None:

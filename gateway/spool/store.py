@@ -106,7 +106,6 @@ class Store:
 
     def open(self) -> None:
         """Lock, create what is not there, recover what is. Raises SpoolLocked, OSError."""
-        self.disk.make_directory(self.directory)
         self._take_lock()
         with contextlib.suppress(OSError):  # a disk that cannot be written can still be read
             # Of a process that was killed there may be names that are not on disk yet.
@@ -144,22 +143,18 @@ class Store:
         self._update_stats()
 
     def _take_lock(self) -> None:
-        if self._lock is not None:
+        """Anew where somebody deleted the folder, or the lock. Raises SpoolLocked, OSError."""
+        if self._lock is not None and self._lock.is_linked():
             return
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+        self.disk.make_directory(self.directory)
         try:
             self._lock = self.disk.lock(self.directory / "lock")
         except OSError:
             if not self.disk.use_memory:
                 raise
-
-    def _keep_lock(self) -> None:
-        """Take it anew where somebody deleted the folder. Raises SpoolLocked, OSError."""
-        if self._lock is not None and not self._lock.is_linked():
-            self._lock.close()
-            self._lock = None
-        if self._lock is None and not self.in_memory:
-            self.disk.make_directory(self.directory)
-            self._take_lock()
 
     def enter_memory(self) -> None:
         """Go on in memory, bounded: the disk has refused for too long. Raises SpoolLocked."""
@@ -232,7 +227,8 @@ class Store:
         """
         if not self.is_open:
             self.open()
-        self._keep_lock()
+        if not self.in_memory:
+            self._take_lock()
         self._record_boot()
         self._save_cursors_first()
         for group in groups:

@@ -77,7 +77,7 @@ class Loop(uvloop.Loop):
             raise failures[0]
         raise OSError(f"no address of {host}: {'; '.join(map(str, failures))}")
 
-    async def create_datagram_endpoint(  # type: ignore[override]
+    async def create_datagram_endpoint(  # type: ignore[override]  # the rest goes by name
         self,
         protocol_factory: Callable[[], Any],
         local_addr: tuple[str, int] | None = None,

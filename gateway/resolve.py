@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
-__all__ = ["Names", "unresolved"]
+__all__ = ["UNRESOLVED_HINT", "Names", "unresolved"]
 
 # As long as the C library waits for one name server before it asks the next.
 LOOK_UP_MAX_S = 5.0
@@ -27,6 +27,8 @@ LOOK_UP_MAX_S = 5.0
 LOOK_UPS_MAX = 24
 # The longest pause between two attempts to connect, by default.
 LATE_ANSWER_KEPT_S = 60.0
+
+UNRESOLVED_HINT = "check the name server, or write the address in numbers"
 
 Addresses: TypeAlias = list[tuple[Any, ...]]  # as socket.getaddrinfo gives them
 Question: TypeAlias = tuple[Any, ...]  # host, port, family, type, proto, flags
@@ -67,8 +69,7 @@ class Names:
             if not self._asking[question]:
                 del self._asking[question]
         if not answer.done():
-            late = f"the name {_text(host)} was not resolved within {LOOK_UP_MAX_S:g} s"
-            raise socket.gaierror(socket.EAI_AGAIN, late)
+            raise socket.gaierror(socket.EAI_AGAIN, _late(host, LOOK_UP_MAX_S))
         self._forget(question, answer)
         return answer.result()
 
@@ -134,10 +135,17 @@ class Names:
             del self._answers[question]
 
 
-def unresolved(host: str) -> bool:
-    """Whether who connects to a host still waits for its address, as far as the loop knows."""
+def unresolved(host: str, waited_s: float) -> str:
+    """What to say if who connects to a host still waits for its address; "" if not.
+
+    As far as the running loop knows, of which only ours looks names up so.
+    """
     names = getattr(asyncio.get_running_loop(), "names", None)
-    return isinstance(names, Names) and names.is_waiting(host)
+    return _late(host, waited_s) if isinstance(names, Names) and names.is_waiting(host) else ""
+
+
+def _late(host: str | bytes | None, waited_s: float) -> str:
+    return f"the name {_text(host)} was not resolved within {waited_s:g} s"
 
 
 def _text(host: str | bytes | None) -> str:

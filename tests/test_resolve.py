@@ -168,7 +168,7 @@ def test_the_loop_connects_to_a_number_and_to_a_name_while_others_are_silent(
             asyncio.ensure_future(asyncio.open_connection(f"silent-{i}.test", 1)) for i in range(8)
         ]
         await until(lambda: len(server.asked) == len(silent))
-        assert unresolved("silent-0.test")
+        assert unresolved("silent-0.test", 1.0)
         async with asyncio.timeout(2), listening() as port:
             # The first address of the name is nobody's.
             server.tell("db.test", addresses("127.0.0.77", "127.0.0.1", port=port))

@@ -54,10 +54,8 @@ class DeadLetters:
         self._said_s = -math.inf  # when the log was told last
         self._unsaid = 0
         self._last = ""  # tag and reason of the newest
-        self._recent, self._recent_s = (
-            0,
-            -math.inf,
-        )  # since an hour without any; when the newest was
+        self._recent = 0  # since the last hour without any
+        self._recent_s = -math.inf  # when the newest was
         self._writing = threading.Lock()  # two deliveries of a sink may bury at once
 
     def put(self, frame: Frame, reasons: Mapping[int, str], table: Tags) -> None:

@@ -165,11 +165,8 @@ class HttpClient:
     def _late(self, url: str, *, is_connected: bool) -> SinkUnavailable:
         """What took too long."""
         timeout_s = self._settings.timeout
-        host = urlsplit(url).hostname or ""
-        if unresolved(host):
-            return SinkUnavailable(
-                f"{url}: the name {host} was not resolved within {timeout_s:g} s"
-            )
+        if told := unresolved(urlsplit(url).hostname or "", timeout_s):
+            return SinkUnavailable(f"{url}: {told}")
         if not is_connected:
             return SinkUnavailable(f"{url}: not connected within {timeout_s / 2:g} s")
         return SinkUnavailable(f"{url}: no answer within {timeout_s:g} s", is_slow=True)

@@ -44,8 +44,9 @@ CONFIRM_PERIOD_S = 0.005
 # At the end a receiver has so long to read what it was sent: several may stand still, and all must
 # have ended within five seconds.
 END_S = 0.5
-# linux/sockios.h: bytes in the send queue that did not go out yet.
-_SIOCOUTQNSD = 0x894B
+# Bytes in the send queue that the peer has not acknowledged (tcp(7)), and of these, those that did
+# not go out yet (linux/sockios.h).
+_SIOCOUTQ, _SIOCOUTQNSD = termios.TIOCOUTQ, 0x894B
 # A receiver's socket holds some hundred kilobytes; more than that at once, and datagrams are lost.
 BURST_BYTES = 64 * 1024
 BURST_PAUSE_S = 0.002
@@ -169,12 +170,10 @@ class StreamSink:
 
     async def _confirmed(self, writer: asyncio.StreamWriter) -> None:
         """Return once the other machine has confirmed every byte. Raises OSError."""
-        transport = writer.transport
-        socket = transport.get_extra_info("socket")
         while True:
             if self._is_over():
                 raise ConnectionResetError("the receiver closed the connection")
-            if not transport.get_write_buffer_size() and not _bytes_unconfirmed(socket.fileno()):
+            if not (writer.transport.get_write_buffer_size() or _bytes_queued(writer, _SIOCOUTQ)):
                 return
             await asyncio.sleep(CONFIRM_PERIOD_S)
 
@@ -197,9 +196,10 @@ class StreamSink:
         self._writer = self._reader = None
 
 
-def _bytes_unconfirmed(descriptor: int) -> int:
-    """Bytes in a TCP socket's send queue that the peer has not acknowledged (tcp(7), SIOCOUTQ)."""
-    answer = fcntl.ioctl(descriptor, termios.TIOCOUTQ, b"\0\0\0\0")
+def _bytes_queued(writer: asyncio.StreamWriter, request: int) -> int:
+    """Bytes in the send queue of a connection's socket, of the kind that an ioctl counts."""
+    descriptor = writer.get_extra_info("socket").fileno()
+    answer = fcntl.ioctl(descriptor, request, b"\0\0\0\0")
     return int(struct.unpack("i", answer)[0])
 
 
@@ -207,9 +207,7 @@ def _bytes_unsent(writer: asyncio.StreamWriter) -> int:
     """Bytes of a connection that are still here; of one that broke, all count as sent."""
     unsent = writer.transport.get_write_buffer_size()
     with contextlib.suppress(OSError, ValueError):
-        descriptor = writer.get_extra_info("socket").fileno()
-        answer = fcntl.ioctl(descriptor, _SIOCOUTQNSD, b"\0\0\0\0")
-        unsent += int(struct.unpack("i", answer)[0])
+        unsent += _bytes_queued(writer, _SIOCOUTQNSD)
     return unsent
 
 

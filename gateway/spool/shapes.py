@@ -91,18 +91,16 @@ def _put_alike(
     if first > FLOAT32 or not np.isfinite(values).all():
         return False
     if first == FLOAT32:
-        narrow = values.astype("<f4")
-        if (narrow.astype(np.float64).view(np.int64) != bits).any():
-            return False
-        packer.put_bytes(shape)
-        packer.put_unsigned(narrow.view("<u4"))
-        return True
-    power = _POWERS[first]
-    whole = np.rint(values * power) + 0.0  # of -0.0 nothing would be left
-    if ((whole / power).view(np.int64) != bits).any() or (np.abs(whole) >= _WHOLE_MAX).any():
+        narrow, fits = _singles(values, bits)
+    else:
+        whole, fits = _decimals(values, bits, _POWERS[first])
+    if not fits.all():
         return False
     packer.put_bytes(shape)
-    packer.put_signed(whole.astype(np.int64))
+    if first == FLOAT32:
+        packer.put_unsigned(narrow.view("<u4"))
+    else:
+        packer.put_signed(whole.astype(np.int64))
     return True
 
 
@@ -138,15 +136,10 @@ def _fit(
     values: FloatArray, bits: npt.NDArray[np.int64], shape: ShapeArray
 ) -> tuple[npt.NDArray[np.int64], BoolArray]:
     """The whole numbers of decimal rows (0 for others), and which rows fit their shape."""
-    power = _POWERS[shape]
-    scaled = np.where(shape <= DECIMALS_MAX, values, 0.0) * power
-    whole = np.rint(scaled) + 0.0  # of -0.0 nothing would be left
-    fits: BoolArray = (whole / power).view(np.int64) == bits
-    fits &= np.abs(whole) < _WHOLE_MAX
-    single = shape == FLOAT32
+    decimal, single = shape <= DECIMALS_MAX, shape == FLOAT32
+    whole, fits = _decimals(np.where(decimal, values, 0.0), bits, _POWERS[shape])
     if single.any():
-        narrow = values[single].astype(np.float32)
-        fits[single] = narrow.astype(np.float64).view(np.int64) == bits[single]
+        _, fits[single] = _singles(values[single], bits[single])
     fits |= shape >= FLOAT64
     whole[~fits] = 0.0
     return whole.astype(np.int64), fits
@@ -155,14 +148,31 @@ def _fit(
 def _search(values: FloatArray, bits: npt.NDArray[np.int64]) -> ShapeArray:
     """The first shape that each of some finite values fits."""
     shape = np.full(len(values), FLOAT64, np.uint8)
-    fits32 = values.astype(np.float32).astype(np.float64).view(np.int64) == bits
+    _, fits32 = _singles(values, bits)
     shape[fits32] = FLOAT32
     for decimals in range(DECIMALS_MAX, -1, -1):
-        power = _POWERS[decimals]
-        whole = np.rint(values * power) + 0.0
-        fits = ((whole / power).view(np.int64) == bits) & (np.abs(whole) < _WHOLE_MAX)
+        _, fits = _decimals(values, bits, _POWERS[decimals])
         shape[fits] = decimals
     return shape
+
+
+def _decimals(
+    values: FloatArray, bits: npt.NDArray[np.int64], power: FloatArray | np.float64
+) -> tuple[FloatArray, BoolArray]:
+    """Values times a power of ten as whole numbers, and which of these give back the same bits."""
+    whole = np.rint(values * power) + 0.0  # of -0.0 nothing would be left
+    fits: BoolArray = (whole / power).view(np.int64) == bits
+    fits &= np.abs(whole) < _WHOLE_MAX
+    return whole, fits
+
+
+def _singles(
+    values: FloatArray, bits: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.float32], BoolArray]:
+    """Values as float32, and which of these give back the same bits."""
+    narrow = values.astype("<f4")
+    fits: BoolArray = narrow.astype(np.float64).view(np.int64) == bits
+    return narrow, fits
 
 
 def _whole(values: FloatArray, shape: ShapeArray) -> npt.NDArray[np.int64]:

@@ -18,7 +18,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from gateway.errors import SourceLost, SourceUnavailable
-from gateway.resolve import unresolved
+from gateway.resolve import UNRESOLVED_HINT, unresolved
 from gateway.sources.modbus import serial
 from gateway.sources.modbus.ascii import CHARACTER_GAP_S, AsciiExchange
 from gateway.sources.modbus.config import ModbusRtuSettings, ModbusSettings, ModbusTcpSettings
@@ -108,14 +108,10 @@ async def _connect(settings: ModbusTcpSettings, peer: Peer) -> Connection:
                     ssl=_tls(settings) if settings.tls else None,
                 )
     except TimeoutError as error:
-        waited = f"within {settings.connect_timeout:g} s"
-        if unresolved(settings.host):
-            raise SourceUnavailable(
-                f"the name {settings.host} was not resolved {waited}",
-                hint="check the name server, or write the address in numbers",
-            ) from error
+        if told := unresolved(settings.host, settings.connect_timeout):
+            raise SourceUnavailable(told, hint=UNRESOLVED_HINT) from error
         raise SourceUnavailable(
-            f"{settings.address} does not answer {waited}",
+            f"{settings.address} does not answer within {settings.connect_timeout:g} s",
             hint="check the address, the cable and the firewall",
         ) from error
     except ssl.SSLCertVerificationError as error:

@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 
 from gateway.errors import SluicegateError, SourceLost, SourceUnavailable
-from gateway.resolve import unresolved
+from gateway.resolve import UNRESOLVED_HINT, unresolved
 from gateway.sources import SourceStats
 from gateway.sources.mqtt.config import MqttSettings
 from gateway.sources.mqtt.link import Link
@@ -64,12 +64,8 @@ class Client:
             async with asyncio.timeout(self.settings.connect_timeout):
                 link = await self._connect()
         except TimeoutError as error:
-            if unresolved(self.settings.host):
-                waited = f"within {self.settings.connect_timeout:g} s"
-                raise SourceUnavailable(
-                    f"the name {self.settings.host} was not resolved {waited}",
-                    hint="check the name server, or write the address in numbers",
-                ) from error
+            if told := unresolved(self.settings.host, self.settings.connect_timeout):
+                raise SourceUnavailable(told, hint=UNRESOLVED_HINT) from error
             raise SourceUnavailable(
                 f"the broker {self.settings.host}:{self.settings.port} does not answer",
                 hint="check its address, the cable and the firewall",

@@ -30,10 +30,11 @@ from gateway.spool.catalog import Rows
 from gateway.spool.checkpoint import Checkpoint
 from gateway.spool.config import SpoolSettings
 from gateway.spool.disk import Disk
+from gateway.spool.group import Group
 from gateway.spool.history import History
 from gateway.spool.reader import Backlog, Batch, SpoolReader
 from gateway.spool.stats import LaneStats, SpoolStats
-from gateway.spool.store import Group, Store
+from gateway.spool.store import Store
 from gateway.spool.waiting import SEQUENCE_MAX
 from gateway.spool.writer import Writer
 from gateway.tag import TagTable

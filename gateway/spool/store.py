@@ -9,16 +9,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-
-import numpy as np
 
 from gateway.clock import Clock
 from gateway.errors import SpoolLocked
-from gateway.frame import EMPTY_FRAME, Frame, Lane, Turn
+from gateway.frame import Lane
 from gateway.spool.account import Account
 from gateway.spool.boots import Boot, Boots
 from gateway.spool.catalog import Catalog, Rows, Segment, parse_name
@@ -28,6 +24,7 @@ from gateway.spool.cursors import Cursors
 from gateway.spool.disk import Disk, File
 from gateway.spool.evidence import count_ends
 from gateway.spool.gap import Gap
+from gateway.spool.group import Group
 from gateway.spool.lane import Draft, LaneWriter, Shared
 from gateway.spool.overlay import OverlayDisk
 from gateway.spool.pool import Pool
@@ -37,37 +34,11 @@ from gateway.spool.stats import Damage, SpoolStats
 from gateway.spool.waiting import SEQUENCE_MAX, Waiting
 from gateway.tag import TagTable
 
-__all__ = ["Group", "Store"]
+__all__ = ["Store"]
 
 log = logging.getLogger(__name__)
 
 DERIVED = (Lane.EVENT, Lane.SCORE, Lane.AGGREGATE)
-
-
-@dataclass(slots=True, eq=False)
-class Group:
-    """Turns that become durable as one: a record a lane."""
-
-    turns: list[Turn] = field(default_factory=list)  # all of one boot
-    drafts: dict[Lane, Draft] | None = None  # made at the first try
-    _sequence: int = 0
-
-    @property
-    def sequence(self) -> int:
-        """Of its raw record; 0 where there is none."""
-        raw = (self.drafts or {}).get(Lane.RAW)
-        return raw.sequence if raw is not None else self._sequence
-
-    @property
-    def made_of(self) -> int:
-        """The last raw record that what is derived in it follows from."""
-        made_of = [turn.raw_sequence for turn in self.turns]
-        return max(made_of) if made_of and all(made_of) else self.sequence
-
-    def forget_turns(self) -> None:
-        """Keep the sequence only: the records are written, if only in memory."""
-        self._sequence = self.sequence
-        self.turns, self.drafts = [], {}
 
 
 class Store:
@@ -232,10 +203,9 @@ class Store:
         self._record_boot()
         self._save_cursors_first()
         for group in groups:
-            if group.drafts is None:
-                group.drafts = self._drafts(group.turns)
-            if Lane.RAW in group.drafts:
-                group.drafts[Lane.RAW].raw_sequence = self._derived_mark
+            drafts = group.draft(keeps_raw=self.settings.raw)
+            if Lane.RAW in drafts:
+                drafts[Lane.RAW].raw_sequence = self._derived_mark
         self._hold_back(groups)
         self._write(Lane.RAW, groups, sync=True)
         raw_sequence = self._writers[Lane.RAW].sequence_end - 1
@@ -409,25 +379,6 @@ class Store:
                 rows = self.catalog.read(segment, row, contents, as_stored=as_stored)
                 if rows is not None:
                     yield rows
-
-    def _drafts(self, turns: Sequence[Turn]) -> dict[Lane, Draft]:
-        kept: dict[Lane, list[tuple[int, Frame]]] = defaultdict(list)
-        for turn in turns:
-            # Without rows a turn is kept in the raw lane alone: there replay needs it.
-            if self.settings.raw:
-                kept[Lane.RAW].append((turn.now_ns, turn.frames.get(Lane.RAW, EMPTY_FRAME)))
-            for lane, frame in turn.frames.items():
-                if lane is not Lane.RAW and len(frame):
-                    kept[lane].append((turn.now_ns, frame))
-        return {
-            lane: Draft(
-                now_ns=np.array([now_ns for now_ns, _ in parts], np.int64),
-                row_ends=np.cumsum([len(frame) for _, frame in parts], dtype=np.int64),
-                frame=Frame.concatenate([frame for _, frame in parts]),
-                boot=turns[0].boot,
-            )
-            for lane, parts in kept.items()
-        }
 
     def _write(self, lane: Lane, groups: Sequence[Group], *, sync: bool) -> None:
         drafts = [

@@ -15,7 +15,8 @@ from collections.abc import Callable, Sequence
 
 from gateway.errors import SpoolError, SpoolLocked
 from gateway.spool.checkpoint import Checkpoint
-from gateway.spool.store import Group, Store
+from gateway.spool.group import Group
+from gateway.spool.store import Store
 
 __all__ = ["Writer"]
 

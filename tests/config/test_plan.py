@@ -14,7 +14,8 @@ from gateway.config.plan import DAY_S, bytes_per_day, check_models, make_plan
 from gateway.frame import Frame, Lane, Turn
 from gateway.spool.config import SpoolSettings
 from gateway.spool.disk import Disk
-from gateway.spool.store import Group, Store
+from gateway.spool.group import Group
+from gateway.spool.store import Store
 from gateway.tag import Tag, TagTable
 from tests.config.good import GOOD, PRESS
 from tests.inference.bundles import write_bundle

@@ -34,8 +34,9 @@ from gateway.frame import Frame, Lane, Turn
 from gateway.sinks.deadletters import DeadLetters
 from gateway.sinks.delivery import Delivery, Link
 from gateway.spool import reader as reader_module
+from gateway.spool.group import Group
 from gateway.spool.reader import SpoolReader
-from gateway.spool.store import Group, Store
+from gateway.spool.store import Store
 from tests.faults.loop import ManualLoop
 from tests.faults.seeds import main, run
 from tests.faults.server import Server

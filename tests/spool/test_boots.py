@@ -17,9 +17,10 @@ from gateway.clock import ManualClock
 from gateway.errors import SpoolDamaged
 from gateway.frame import Arrival, Frame, Lane, Turn
 from gateway.spool.boots import Boot, decode_boots, encode_boots
+from gateway.spool.group import Group
 from gateway.spool.log import Spool
 from gateway.spool.reader import SpoolReader
-from gateway.spool.store import Group, Store
+from gateway.spool.store import Store
 from gateway.stages.config import AggregateSettings
 from gateway.tag import Quality, TagTable
 from gateway.turns import Turns

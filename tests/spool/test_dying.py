@@ -14,9 +14,10 @@ import pytest
 
 from gateway.clock import ManualClock
 from gateway.frame import Frame, Lane, Turn
+from gateway.spool.group import Group
 from gateway.spool.reader import SpoolReader
 from gateway.spool.segment import HEADER_BYTES
-from gateway.spool.store import Group, Store
+from gateway.spool.store import Store
 from gateway.spool.verify import verify
 from tests.spool.simulated_disk import SimulatedDisk
 from tests.spool.worlds import DIRECTORY, TAGS, new_table, small_settings, values_of

@@ -20,7 +20,8 @@ from gateway.frame import EMPTY_FRAME, Frame, Lane, Turn
 from gateway.spool import log as spool_log
 from gateway.spool import writer
 from gateway.spool.disk import Disk
-from gateway.spool.store import Group, Store
+from gateway.spool.group import Group
+from gateway.spool.store import Store
 from tests.spool.conftest import Opener, Until, frame_of, raw_turn, replayed
 from tests.spool.simulated_disk import SimulatedDisk
 

@@ -13,8 +13,9 @@ import pytest
 from gateway.errors import SpoolLocked
 from gateway.frame import Frame, Lane, Turn
 from gateway.spool.gap import Gap
+from gateway.spool.group import Group
 from gateway.spool.segment import HEADER_BYTES, RECORDS_START, SUMMARY_START
-from gateway.spool.store import Group, Store
+from gateway.spool.store import Store
 from gateway.spool.verify import verify
 from gateway.tag import TagTable
 from tests.samples import make_tag

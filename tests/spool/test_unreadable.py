@@ -26,11 +26,12 @@ from gateway.spool.checkpoint import Checkpoint, decode_checkpoint
 from gateway.spool.columns import Columns, decode_columns, encode_columns
 from gateway.spool.disk import Disk
 from gateway.spool.gap import decode_gap
+from gateway.spool.group import Group
 from gateway.spool.inspect import find_cursors, look
 from gateway.spool.moving import Mover, place_at
 from gateway.spool.salvage import read_around
 from gateway.spool.segment import HEAD_BYTES, RECORDS_START, TAGS, decode_header, scan, seed_of
-from gateway.spool.store import Group, Store
+from gateway.spool.store import Store
 from gateway.spool.verify import verify
 from tests.spool import worlds
 from tests.spool.conftest import Opener, frame_of

@@ -14,7 +14,8 @@ import numpy as np
 from gateway.clock import ManualClock
 from gateway.frame import Frame, Lane, Turn
 from gateway.spool.config import SpoolSettings
-from gateway.spool.store import Group, Store
+from gateway.spool.group import Group
+from gateway.spool.store import Store
 from gateway.tag import TagTable
 from tests.samples import make_tag
 from tests.spool.simulated_disk import SimulatedDisk

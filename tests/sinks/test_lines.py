@@ -127,10 +127,16 @@ async def receiving(port: int = 0, tls: ssl.SSLContext | None = None) -> AsyncIt
         receiver.reset()
 
 
-async def test_tcp_lines_that_a_dead_receiver_had_not_read_are_sent_again() -> None:
+@asynccontextmanager
+async def standing_still(**more: object) -> AsyncIterator[tuple[Receiver, Sink]]:
+    """A receiver that takes the connection and reads nothing, and a sink to it."""
     async with receiving() as receiver:
         receiver.reads.clear()
-        sink = sink_to(f"tcp://127.0.0.1:{receiver.port}")
+        yield receiver, sink_to(f"tcp://127.0.0.1:{receiver.port}", **more)
+
+
+async def test_tcp_lines_that_a_dead_receiver_had_not_read_are_sent_again() -> None:
+    async with standing_still() as (receiver, sink):
         async with sink.session():
             await sink.write(frame_of(0, 10))  # confirmed by its kernel, and never read
             receiver.reset()
@@ -158,17 +164,14 @@ async def test_tcp_counts_what_is_sent_again() -> None:
 async def test_tcp_a_reset_after_something_was_sent_is_said(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    async with receiving() as receiver:
-        receiver.reads.clear()
-        sink = sink_to(f"tcp://127.0.0.1:{receiver.port}")
-        async with sink.session():
-            await sink.write(frame_of(0, 10))
-            sent = sink.stats.bytes_total
-            receiver.reset()
-            receiver.reads.set()
-            await asyncio.sleep(0.05)
-            await sink.write(frame_of(10, 10))
-            await sink.write(frame_of(20, 10))
+    async with standing_still() as (receiver, sink), sink.session():
+        await sink.write(frame_of(0, 10))
+        sent = sink.stats.bytes_total
+        receiver.reset()
+        receiver.reads.set()
+        await asyncio.sleep(0.05)
+        await sink.write(frame_of(10, 10))
+        await sink.write(frame_of(20, 10))
     assert caplog.messages == [f"sink.reset sink=lines sent_bytes={sent} again_bytes={sent}"]
 
 
@@ -176,9 +179,7 @@ async def test_tcp_a_receiver_that_stands_still_at_the_end_is_said(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Its kernel has all, and the gateway will not be there when it dies."""
-    async with receiving() as receiver:
-        receiver.reads.clear()
-        sink = sink_to(f"tcp://127.0.0.1:{receiver.port}")
+    async with standing_still() as (_, sink):
         async with sink.session():
             await sink.write(frame_of(0, 10))
             began_s = time.monotonic()
@@ -219,15 +220,12 @@ async def test_tcp_sends_again_no_more_than_it_was_allowed() -> None:
 
 
 async def test_tcp_a_receiver_that_reads_nothing_is_slow_not_stored() -> None:
-    async with receiving() as receiver:
-        receiver.reads.clear()
-        sink = sink_to(f"tcp://127.0.0.1:{receiver.port}", timeout=0.5)
-        async with sink.session():
-            # More than any socket holds.
-            with pytest.raises(SinkUnavailable, match=r"not taken within 0\.5 s") as slow:
-                await sink.write(frame_of(0, 300_000))
-            assert slow.value.is_slow
-            assert 0 < sink.stats.bytes_total < 300_000 * 40  # what went out, and no more
+    async with standing_still(timeout=0.5) as (_, sink), sink.session():
+        # More than any socket holds.
+        with pytest.raises(SinkUnavailable, match=r"not taken within 0\.5 s") as slow:
+            await sink.write(frame_of(0, 300_000))
+        assert slow.value.is_slow
+        assert 0 < sink.stats.bytes_total < 300_000 * 40  # what went out, and no more
 
 
 async def test_nobody_there_is_unavailable_and_comes_back() -> None:
